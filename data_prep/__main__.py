@@ -1,0 +1,236 @@
+"""`python -m data_prep`: turns a face data set of any format into Parquet shards."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+from rich.table import Table
+
+from data_prep.cuts import Options
+from data_prep.prepare import Prepared, prepare
+from data_prep.readers import Folder, List, Source
+from data_prep.recordio import Recordio
+from data_prep.verification import Verification
+from facerec.data.shards import DataError
+
+_WARNINGS = 20  # so many are printed, the rest is counted
+
+
+class Screen:
+    """Progress and warnings on stderr; the bar only on a terminal."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            "{task.description:>15}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = TaskID(0)
+        self._warned = 0
+
+    def __enter__(self) -> Screen:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        if self._warned > _WARNINGS:
+            self._print(f"warning: and {self._warned - _WARNINGS} more")
+
+    def start(self, task: str, total: int) -> None:
+        """Adds a bar."""
+        self._task = self._progress.add_task(task, total=total)
+
+    def advance(self, images: int) -> None:
+        """Moves the newest bar."""
+        self._progress.advance(self._task, images)
+
+    def warn(self, message: str) -> None:
+        """Prints one line."""
+        self._warned += 1
+        if self._warned <= _WARNINGS:
+            self._print(f"warning: {message}")
+
+    def _print(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one preparation.
+
+    Returns:
+        Exit status: 0 good, 2 for what the user can mend, 3 when something was left out, 130 after
+        Ctrl-C.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        with Screen() as screen:
+            source = _source(options)
+            prepared = prepare(
+                source,
+                options.dst,
+                Options(
+                    val_identities=getattr(options, "val_identities", 0),
+                    confirm_identities=getattr(options, "confirm_identities", 0),
+                    min_images=getattr(options, "min_images", 1),
+                    skip_errors=getattr(options, "on_error", "fail") == "skip",
+                ),
+                said=_said(options),
+                tell=screen,
+                same=source.same if isinstance(source, Verification) else None,
+            )
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or options.dst}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command again continues", file=sys.stderr)
+        return 130
+    _summary(options.dst, prepared)
+    if prepared.already:
+        return 0
+    if prepared.left_out:
+        print(
+            f"{prepared.left_out} of {prepared.index['source']['counts']['images']} images left out"
+        )
+        return 3
+    return 0
+
+
+def _source(options: argparse.Namespace) -> Source:
+    match options.kind:
+        case "recordio":
+            return Recordio(options.src)
+        case "bin":
+            return Verification(options.src)
+        case "folder":
+            return Folder(options.src)
+        case "list":
+            return List(options.src, options.root)
+        case _:
+            from data_prep.drawn import Drawn
+
+            return Drawn(options.identities, options.images, options.size, options.seed)
+
+
+def _said(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in vars(options).items()
+        if key not in ("kind", "src", "dst")
+    }
+
+
+def _summary(folder: Path, prepared: Prepared) -> None:
+    index = prepared.index
+    width, height = index["image_size"]
+    state = "already prepared" if prepared.already else "prepared"
+    print(f"{folder}: {state}, images of {width} x {height}")
+    rows: list[tuple[object, ...]]
+    if "pairs" in index:
+        table = Table("pairs", "images", "shards")
+        rows = [(index["pairs"]["rows"], index["rows"], len(index["shards"]))]
+    else:
+        table = Table("split", "identities", "images", "shards")
+        rows = [
+            (name, entry["classes"], entry["rows"], len(entry["shards"]))
+            for name, entry in {"train": index, **index["splits"]}.items()
+        ]
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console().print(table)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep", description="Turns a face data set into Parquet shards."
+    )
+    commands = parser.add_subparsers(dest="kind", required=True, metavar="FORMAT")
+    for kind, what, source in (
+        ("recordio", "insightface's training folder: train.rec, train.idx", "the folder"),
+        ("bin", "a verification set of pairs, such as lfw.bin", "the file"),
+        ("folder", "one folder per identity", "the folder of folders"),
+        ("list", "a MagFace list, or an im2rec .lst", "the list"),
+        ("synthetic", "drawn faces", ""),
+    ):
+        command = commands.add_parser(
+            kind,
+            help=what,
+            description=f"Prepares {what}.",
+        )
+        if source:
+            command.add_argument("src", type=Path, metavar="SRC", help=source)
+        command.add_argument("dst", type=Path, metavar="DST", help="folder of the prepared set")
+        if kind == "list":
+            command.add_argument(
+                "--root",
+                type=Path,
+                default=Path(),
+                help="folder that the paths are relative to (default: the current one)",
+            )
+        if kind == "synthetic":
+            for option, default, what in (
+                ("--identities", 400, "people"),
+                ("--images", 10, "images of each"),
+                ("--size", 112, "width and height in pixels"),
+                ("--seed", 1, "of all that is drawn"),
+            ):
+                command.add_argument(
+                    option,
+                    type=_natural if option == "--seed" else _positive,
+                    default=default,
+                    metavar="N",
+                    help=f"{what} (default: %(default)s)",
+                )
+        if kind != "bin":
+            for split in ("val", "confirm"):
+                command.add_argument(
+                    f"--{split}-identities",
+                    type=_natural,
+                    metavar="N",
+                    help=f"identities cut off for {split}, 0 for none (default: a tenth, at least "
+                    f"10; none when there are fewer than 40)",
+                )
+            command.add_argument(
+                "--min-images",
+                type=_positive,
+                default=1,
+                metavar="N",
+                help="fewest images of an identity that is kept (default: %(default)s)",
+            )
+        command.add_argument(
+            "--on-error",
+            choices=("fail", "skip"),
+            default="fail",
+            help="what an image that cannot be used does: end the run, or be left out "
+            "(default: fail)",
+        )
+    return parser
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if _natural(text) == 0:
+        raise argparse.ArgumentTypeError("0 is too small: 1 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""From a source to a prepared set: check every image, cut, relabel, shuffle once, write.
+
+Two passes. The first reads and decodes every image, so that damage is found before anything is
+written, and keeps a few numbers of each; the second reads again, in the order of the shards. What
+comes out depends on source and options alone, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from data_prep.cuts import SEED, Options, Part, pair_up, split
+from data_prep.readers import Source
+from data_prep.scan import Tell, scan
+from facerec.data.shards import VERSION, DataError
+from facerec.data.writer import COLUMNS, GROUP_ROWS, describe, write_json, write_table
+
+SHARD_ROWS = 4096  # some 25 MB of 112 x 112 JPEGs: a kill loses little
+_BEGUN = "preparing.json"  # stands in the folder while index.json does not
+_STEMS = {"train": "shard", "val": "val", "confirm": "confirm"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A finished set: its `index.json`, and whether it had been finished before."""
+
+    index: Mapping[str, Any]
+    already: bool = False
+
+    @property
+    def left_out(self) -> int:
+        """Images that `--on-error skip` left out."""
+        return int(self.index["source"]["counts"]["left_out"])
+
+
+def prepare(
+    source: Source,
+    folder: Path,
+    options: Options,
+    *,
+    said: Mapping[str, Any],
+    tell: Tell,
+    same: NDArray[np.bool_] | None = None,
+    shard_rows: int = SHARD_ROWS,
+) -> Prepared:
+    """Writes a training set, or with `same` a verification set.
+
+    Args:
+        source: the images.
+        folder: where the set goes: new, empty, or begun by the same source and options.
+        options: cuts and filters.
+        said: all options as the user gave them, for `index.json`.
+        tell: progress and warnings.
+        same: of pair k, images 2k and 2k + 1, whether it shows one person, (N,).
+        shard_rows: rows per file.
+
+    Raises:
+        DataError: an image is damaged (unless they are skipped), too little is left, or the folder
+            holds something else.
+    """
+    origin = {
+        "kind": source.facts.kind,
+        "name": source.facts.name,
+        "fingerprint": source.facts.fingerprint,
+        "options": dict(said),
+    }
+    with _claim(folder, tell):
+        finished = _compare(folder, origin)
+        if finished is not None:
+            return Prepared(finished, already=True)
+        for remark in source.facts.remarks:
+            tell.warn(remark)
+        images = scan(source, options.skip_errors, tell)
+        if same is None:
+            parts, counts = split(images, source.facts, options, tell)
+        else:
+            parts, counts, same = pair_up(images, same)
+        write_json(folder / _BEGUN, {"source": origin})
+        entries = {
+            name: _write_part(folder, name, source, part, images.size, tell, shard_rows)
+            for name, part in parts.items()
+        }
+        index: dict[str, Any] = {"version": VERSION, **entries.pop("train"), "splits": entries}
+        if same is not None:
+            index["pairs"] = _write_pairs(folder / "pairs.parquet", same)
+        index |= {
+            "image_size": list(images.size),
+            "colour_order": "RGB",
+            "alignment": source.facts.alignment,
+            "source": {
+                **origin,
+                **source.facts.details,
+                "seed": SEED,
+                "counts": counts,
+                "tool": f"facerec {_version()}",
+            },
+        }
+        write_json(folder / "index.json", index)
+        (folder / _BEGUN).unlink()
+    return Prepared(index)
+
+
+def _write_part(
+    folder: Path,
+    name: str,
+    source: Source,
+    part: Part,
+    size: tuple[int, int],
+    tell: Tell,
+    shard_rows: int,
+) -> dict[str, Any]:
+    """Writes the shards of one part that are not there yet; returns its entry for the index."""
+    schema = pa.schema([*COLUMNS, *source.facts.columns])
+    tell.start(f"writing {name}", len(part.positions))
+    shards = []
+    for number, first in enumerate(range(0, len(part.positions), shard_rows)):
+        path = folder / f"{_STEMS[name]}-{number:05d}.parquet"
+        rows = range(first, min(first + shard_rows, len(part.positions)))
+        if not path.exists():
+            write_table(path, schema, _groups(schema, source, part, rows, size))
+        shards.append(describe(path))
+        tell.advance(len(rows))
+    return {"rows": len(part.positions), "classes": part.classes, "shards": shards}
+
+
+def _groups(
+    schema: pa.Schema, source: Source, part: Part, rows: range, size: tuple[int, int]
+) -> Iterator[pa.Table]:
+    for first in range(rows.start, rows.stop, GROUP_ROWS):
+        chosen = slice(first, min(first + GROUP_ROWS, rows.stop))
+        yield _group(schema, source, part.positions[chosen], part.labels[chosen], size)
+
+
+def _group(
+    schema: pa.Schema,
+    source: Source,
+    positions: NDArray[np.int64],
+    labels: NDArray[np.int32],
+    size: tuple[int, int],
+) -> pa.Table:
+    faces = [source[position] for position in positions.tolist()]
+    columns = [
+        [face.image for face in faces],
+        labels,
+        [face.key for face in faces],
+        [face.identity for face in faces],
+        [size[0]] * len(faces),
+        [size[1]] * len(faces),
+        *([face.more[name] for face in faces] for name, _ in source.facts.columns),
+    ]
+    arrays = [pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _write_pairs(path: Path, same: NDArray[np.bool_]) -> dict[str, Any]:
+    first = 2 * np.arange(len(same), dtype=np.int64)
+    table = pa.table({"first": first, "second": first + 1, "same": same})
+    write_table(path, table.schema, [table])
+    return describe(path)
+
+
+@contextlib.contextmanager
+def _claim(folder: Path, tell: Tell) -> Iterator[None]:
+    """Makes the folder and keeps other preparations out of it; removes it if nothing came."""
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems know no such lock
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tell.warn(f"another data_prep writes to {folder}: waiting for it")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+        if new:
+            with contextlib.suppress(OSError):  # it holds something by now
+                folder.rmdir()
+
+
+def _compare(folder: Path, origin: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The index of a finished set; None for a folder to write to or to go on in.
+
+    Raises:
+        DataError: the folder holds another set, or something else.
+    """
+    for name in ("index.json", _BEGUN):
+        try:
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            old = {key: content["source"][key] for key in origin}
+        except FileNotFoundError:
+            continue
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{folder / name} is damaged: delete the folder") from error
+        wanted = {**origin, **origin["options"]}
+        found = {**old, **old["options"]}
+        changed = [
+            f"{key} was {found.get(key)!r} and is {wanted.get(key)!r}"
+            for key in sorted({*wanted, *found} - {"options"})
+            if found.get(key) != wanted.get(key)
+        ]
+        if changed:
+            raise DataError(
+                f"{folder} holds a set from another source or with other options: "
+                f"{', '.join(changed)}; delete it or name another folder"
+            )
+        return dict(content) if name == "index.json" else None
+    if any(path.name != f"{_BEGUN}.part" for path in folder.iterdir()):
+        raise DataError(f"{folder} is not empty and holds no prepared set: name another folder")
+    return None
+
+
+def _version() -> str:
+    try:
+        return metadata.version("facerec")
+    except metadata.PackageNotFoundError:
+        return "from its sources"

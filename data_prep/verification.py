@@ -1,0 +1,174 @@
+"""Verification sets: insightface's `.bin`, a pickle of `(images, same)`.
+
+A pickle is a program. This one is given six names, all of them ours: what NumPy's and Python 2's
+pickles call to rebuild bytes. No function of NumPy or Python is ever handed to the file.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.readers import Facts, fingerprint
+from facerec.data.shards import DataError, FaceImage
+
+_MEMO = {"PUT", "BINPUT", "LONG_BINPUT"}
+# Never needed here, and hashing a nested key can take for ever.
+_TABLES = {"DICT", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "FROZENSET"}
+
+
+class Verification:
+    """The images of a `.bin` in order; images 2k and 2k + 1 are pair k.
+
+    Attributes:
+        same: whether pair k shows one person, (N,).
+
+    Raises:
+        DataError: no such file, a pickle that is damaged or asks for anything beyond bytes, or
+            counts and types that do not fit together.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        self._images, self.same = _check(path, _load(path, data))
+        self.facts = Facts(kind="bin", name=path.name, fingerprint=fingerprint([data]))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, position: int) -> FaceImage:
+        return FaceImage(image=self._images[position], identity="", key=str(position))
+
+
+class _Dtype:
+    """Stands for `numpy.dtype`; keeps the name, ignores the rest."""
+
+    def __init__(self, name: object, *_: object) -> None:
+        text = name.decode("latin-1") if isinstance(name, bytes) else name
+        if not isinstance(text, str):
+            raise TypeError("the name of a dtype is a string")
+        self.name = text.lstrip("|<>=")
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Array:
+    """Stands for `numpy.ndarray`: the bytes of an array of 1-byte items, (n,) or (n, 1)."""
+
+    name = ""
+    data = b""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, _, data = state
+        self.fill(data, dtype, shape)
+
+    def fill(self, data: object, dtype: object, shape: object) -> None:
+        if not isinstance(data, bytes | bytearray) or not isinstance(dtype, _Dtype):
+            raise TypeError("an array is rebuilt from bytes and a dtype")
+        axes = shape if isinstance(shape, tuple) and len(shape) < 3 else ()
+        if not all(type(n) is int for n in axes) or math.prod(axes) != len(data):
+            raise ValueError(f"{len(data)} bytes do not fit the shape of their array")
+        self.name, self.data = dtype.name, bytes(data)
+
+
+def _from_buffer(data: object, dtype: object, shape: object, _: object) -> _Array:
+    """Stands for NumPy's `_frombuffer`, which pickle protocol 5 calls."""
+    result = _Array()
+    result.fill(data, dtype, shape)
+    return result
+
+
+def _scalar(dtype: object, data: object) -> bool:
+    """Stands for NumPy's `scalar`; only a bool is wanted."""
+    if not isinstance(dtype, _Dtype) or dtype.name != "b1":
+        raise TypeError("a scalar that is no bool")
+    return data != b"\0"
+
+
+def _encode(text: str, codec: object = "latin1") -> bytes:
+    """Stands for `_codecs.encode`, by which protocol 2 of Python 3 writes bytes."""
+    if codec not in ("latin1", "latin-1"):
+        raise ValueError("bytes written in another codec than latin1")
+    return text.encode("latin-1")
+
+
+class _Unpickler(pickle.Unpickler):
+    known: ClassVar[dict[tuple[str, str], object]] = {
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Dtype,
+        ("_codecs", "encode"): _encode,
+        **{
+            (f"numpy.{core}.{module}", name): stand_in
+            for core in ("core", "_core")
+            for module, name, stand_in in (
+                ("multiarray", "_reconstruct", _Array),
+                ("multiarray", "scalar", _scalar),
+                ("numeric", "_frombuffer", _from_buffer),
+            )
+        },
+    }
+
+    def find_class(self, module: str, name: str) -> object:
+        try:
+            return self.known[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}; images and flags need no such name, and nothing "
+                f"of it was run"
+            ) from None
+
+
+def _load(path: Path, data: bytes) -> Any:
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name in _TABLES:
+                raise pickle.UnpicklingError(f"it builds a dict or set ({opcode.name})")
+            # The unpickler makes room for every memo number up to the one named.
+            if opcode.name in _MEMO and not 0 <= int(argument or 0) <= len(data):
+                raise pickle.UnpicklingError(f"memo number {argument} in {len(data)} bytes")
+        return _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    except Exception as error:  # damaged bytes make the unpickler raise nearly anything
+        reason = (str(error) or type(error).__name__).partition("\n")[0][:200]
+        raise DataError(f"{path} is no verification set: {reason}") from error
+
+
+def _check(path: Path, content: Any) -> tuple[list[bytes], NDArray[np.bool_]]:
+    match content:
+        case (list() | tuple() as items, list() | tuple() | _Array() as flags):
+            pass
+        case _:
+            raise DataError(f"{path} does not hold (images, same), but a {type(content).__name__}")
+    same = list(flags.data) if isinstance(flags, _Array) else flags
+    if len(items) != 2 * len(same) or not items:
+        raise DataError(
+            f"{path} holds {len(items)} images for {len(same)} pairs; two images a pair are wanted"
+        )
+    images = []
+    for number, item in enumerate(items):
+        image = item.data if isinstance(item, _Array) and item.name == "u1" else item
+        if not isinstance(image, bytes | bytearray):
+            raise DataError(
+                f"{path}: image {number} is a {type(item).__name__.lstrip('_')}, not bytes or an "
+                f"array of uint8"
+            )
+        images.append(bytes(image))
+    for number, flag in enumerate(same):
+        if type(flag) not in (bool, int) or flag not in (0, 1):
+            raise DataError(
+                f"{path}: the flag of pair {number} is of type {type(flag).__name__}, not a bool"
+            )
+    return images, np.array(same, np.bool_)

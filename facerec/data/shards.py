@@ -1,0 +1,291 @@
+"""The shard format, written and read in one place.
+
+A prepared set is a folder of Parquet files and one `index.json`, written last: a folder without it
+is half-written. A row is one image: `image` (the source's encoded bytes, untouched), `label`
+(0 to classes - 1 within its split, -1 where the identity is unknown), `key` (the source's key or
+path), `identity` (the source's name of the person), `width`, `height`, and what else the source
+had. Row groups of 256 rows, uncompressed, without dictionary or statistics: one group is the unit
+of reading, memory-mapped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+VERSION = 1
+_OPEN_FILES = 64  # handles kept open per split; a large set has thousands of shards
+_ENDS = ("first", "second")
+_AGAIN = "delete the folder and run the data_prep command that made it again"
+
+
+class DataError(ValueError):
+    """Something is wrong with data; says where, as far as it is known.
+
+    Args:
+        message: what is wrong.
+        shard: the Parquet file.
+        row: row within the shard, from 0.
+        key: the source's key or path of the image.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        shard: str | None = None,
+        row: int | None = None,
+        key: str | None = None,
+    ) -> None:
+        known = (("", shard), ("row ", row), ("key ", key))
+        place = ", ".join(f"{word}{value}" for word, value in known if value is not None)
+        super().__init__(f"{place}: {message}" if place else message)
+        self.shard, self.row, self.key = shard, row, key
+
+
+@dataclass(frozen=True)
+class FaceImage:
+    """One image of a source: encoded bytes, whose face it is, and where it came from.
+
+    `landmarks` are five points (5, 2) in pixels, x before y; `more` holds the source's further
+    values, one per extra column.
+    """
+
+    image: bytes
+    identity: str
+    key: str
+    landmarks: NDArray[np.float32] | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One row group: n encoded images with their labels (n,) and keys."""
+
+    images: list[memoryview]
+    labels: NDArray[np.int32]
+    keys: list[str]
+    shard: str
+    first: int
+
+    def locate(self, row: int, error: DataError) -> DataError:
+        """The same error, naming shard, row and key of the `row`-th image of this group."""
+        return DataError(str(error), shard=self.shard, row=self.first + row, key=self.keys[row])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a verification set: rows `first`, `second` (N,), `same` (N,), `fold` (N,)."""
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    same: NDArray[np.bool_]
+    fold: NDArray[np.int32] | None
+
+
+class Split:
+    """One part of a prepared set: `train`, `val` or `confirm`. Picklable, safe to use in threads.
+
+    Attributes:
+        name: which part.
+        rows: number of images.
+        classes: number of identities; 0 where they are unknown.
+        group_rows: rows of each Parquet row group, over all shards in order.
+    """
+
+    def __init__(self, name: str, folder: Path, entry: Mapping[str, Any]) -> None:
+        self.name = name
+        self.rows = int(entry["rows"])
+        self.classes = int(entry["classes"])
+        self._folder = folder
+        self._files = [str(shard["file"]) for shard in entry["shards"]]
+        self._groups: list[tuple[int, int, int]] = []  # file, group in it, first row in the file
+        rows: list[int] = []
+        for file, shard in enumerate(entry["shards"]):
+            first = 0
+            for group, count in enumerate(_group_rows(folder, shard["file"], int(shard["rows"]))):
+                self._groups.append((file, group, first))
+                rows.append(count)
+                first += count
+        self.group_rows = tuple(rows)
+        if sum(rows) != self.rows:
+            raise DataError(
+                f"{folder}: index.json counts {self.rows} {name} rows, but its shards hold "
+                f"{sum(rows)}: prepare the set again into an empty folder"
+            )
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_open")}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock(), _open=OrderedDict())
+
+    def read(self, group: int) -> Rows:
+        """Reads one row group; the images are views into one buffer, not copies.
+
+        Raises:
+            DataError: the shard cannot be read any more.
+        """
+        file, number, first = self._groups[group]
+        table = self._table(file, number, ["image", "label", "key"])
+        return Rows(
+            images=[view for chunk in table["image"].chunks for view in _views(chunk)],
+            labels=table["label"].to_numpy(),
+            keys=table["key"].to_pylist(),
+            shard=self._files[file],
+            first=first,
+        )
+
+    def labels(self) -> NDArray[np.int32]:
+        """Labels of all rows in order, (rows,); reads no image."""
+        tables = [self._table(file, None, ["label"]) for file in range(len(self._files))]
+        return np.concatenate([np.empty(0, np.int32), *(t["label"].to_numpy() for t in tables)])
+
+    def _table(self, file: int, group: int | None, columns: list[str]) -> Any:
+        path = self._folder / self._files[file]
+        with self._lock:
+            try:
+                parquet = self._open.pop(file, None)
+                if parquet is None:
+                    parquet = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+                self._open[file] = parquet
+                if len(self._open) > _OPEN_FILES:
+                    self._open.popitem(last=False)[1].close()
+                if group is None:
+                    return parquet.read(columns, use_threads=False)
+                return parquet.read_row_group(group, columns, use_threads=False)
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(f"{path} cannot be read: {_line(error)}") from error
+
+
+class Shards:
+    """A prepared set, opened by its folder. Picklable, safe to use in threads.
+
+    Args:
+        path: the folder that `python -m data_prep` wrote.
+
+    Attributes:
+        path: the folder.
+        index: `index.json` as it stands.
+        image_size: (width, height) of every image in pixels.
+
+    Raises:
+        DataError: there is no such folder, it is half-written, of another version, or one of its
+            files is missing or shorter than the index says.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.index = _read_index(self.path)
+        try:
+            width, height = self.index["image_size"]
+            self.image_size = (int(width), int(height))
+            entries = {"train": self.index, **self.index["splits"]}
+            self._splits = {name: Split(name, self.path, entries[name]) for name in entries}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{self.path}/index.json is damaged ({error!r}): {_AGAIN}") from error
+
+    def split(self, name: str = "train") -> Split:
+        """One part of the set: `train`, `val` or `confirm`.
+
+        Raises:
+            DataError: the set has no such part.
+        """
+        if name not in self._splits:
+            raise DataError(
+                f"{self.path} has no {name} split, only {', '.join(self._splits)}: prepare it "
+                f"again into another folder with --{name}-identities N, N above 0"
+            )
+        return self._splits[name]
+
+    def pairs(self) -> Pairs | None:
+        """The pairs of a verification set; None for any other.
+
+        Raises:
+            DataError: the table is missing, short, or names rows that do not exist.
+        """
+        entry = self.index.get("pairs")
+        if entry is None:
+            return None
+        path = self.path / entry["file"]
+        try:
+            table = pq.read_table(path, memory_map=True, partitioning=None)
+            first, second = (table[name].to_numpy().astype(np.int64) for name in _ENDS)
+            same = table["same"].to_numpy().astype(np.bool_)
+            fold = table["fold"].to_numpy() if "fold" in table.column_names else None
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise DataError(f"{path} cannot be read: {_line(error)}: {_AGAIN}") from error
+        rows = self.split().rows
+        ends = np.concatenate([first, second])
+        if len(first) != entry["rows"] or len(ends) == 0 or ends.min() < 0 or ends.max() >= rows:
+            raise DataError(f"{path} does not fit the {rows} images of the set: {_AGAIN}")
+        return Pairs(first, second, same, fold)
+
+
+def _read_index(folder: Path) -> Mapping[str, Any]:
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no such folder of shards; python -m data_prep prepares one "
+            f"(recordio, bin, folder, list, synthetic)"
+        )
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} has no index.json: it is half-written or no prepared set; the same "
+            f"data_prep command again continues an interrupted one"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}/index.json cannot be read: {_line(error)}: {_AGAIN}") from error
+    version = index.get("version") if isinstance(index, dict) else None
+    if version != VERSION:
+        raise DataError(
+            f"{folder}/index.json has version {version}, this program reads version {VERSION}: "
+            f"prepare the set again into another folder"
+        )
+    return dict(index)
+
+
+def _group_rows(folder: Path, file: str, rows: int) -> list[int]:
+    """Rows of each group of one shard, from its footer; the index must agree on their sum."""
+    try:
+        footer = pq.read_metadata(folder / file)
+    except FileNotFoundError as error:
+        raise DataError(f"{folder}: {file} is missing, index.json lists it: {_AGAIN}") from error
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{folder / file} cannot be read: {_line(error)}: {_AGAIN}") from error
+    if footer.num_rows != rows:
+        raise DataError(
+            f"{folder / file} holds {footer.num_rows} rows, index.json says {rows}: {_AGAIN}"
+        )
+    lacking = {"image", "label", "key"} - set(footer.schema.to_arrow_schema().names)
+    if lacking:
+        raise DataError(f"{folder / file} has no column {sorted(lacking)[0]}: {_AGAIN}")
+    return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+
+
+def _views(column: pa.BinaryArray) -> Iterator[memoryview]:
+    """The items of one Arrow array as views; Arrow's own memoryview is of signed bytes."""
+    _, offsets, data = column.buffers()
+    ends = np.frombuffer(offsets, np.int32)[column.offset :][: len(column) + 1].tolist()
+    view = memoryview(data).cast("B") if data is not None else memoryview(b"")
+    return (view[start:end] for start, end in pairwise(ends))
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's message; Arrow's have several."""
+    return str(error).partition("\n")[0]
