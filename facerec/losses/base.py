@@ -1,0 +1,190 @@
+"""What a loss is made of: a margin, an objective, and the entry that names the two.
+
+Vocabulary of the papers: the *target* is the labelled class, *others* are the rest. Shapes: B rows
+of the batch over all workers, C classes on this worker, D numbers of an embedding. A part knows no
+device, rank or file; what has a class axis belongs to the head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facerec.domains import Domain, Scalar
+from facerec.losses.arguments import Interval, defaults
+from facerec.parallel import ClassShard
+
+CosineMargin = Annotated[float, Interval(0.0, 1.0, "units of the cosine")]
+AngleMargin = Annotated[float, Interval(0.0, math.pi, "radians", open_high=True)]
+Scale = Annotated[float, Interval(0.0, open_low=True)]
+CosineEps = Annotated[float, Interval(0.0, 0.1, "units of the cosine")]
+_SHORTEST = 1e-5  # as UniFace's normalisation; half precision cannot hold much less
+Warmup = Annotated[float, Interval(0.0, 1.0, "fraction of training")]
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows divided by their norms, (N, D) -> (N, D).
+
+    A row shorter than 1e-5 has no direction: it becomes zero, with a zero gradient, where a floor
+    under the norm would give it 1e5 times the gradient of others.
+    """
+    norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x / norm.masked_fill(norm < _SHORTEST, torch.inf)
+
+
+def angle(cos: Tensor) -> Tensor:
+    """The angle of a cosine in radians, safe at and beyond -1 and 1.
+
+    There the angle is exactly pi or 0 and its gradient, infinite in truth, is zero; everywhere else
+    nothing is changed. The cosine is replaced before `acos` runs, because an infinite gradient
+    becomes NaN even in a branch that `where` does not select.
+
+    Args:
+        cos: Cosines, any shape; rounding may have pushed them beyond 1.
+    """
+    edge = cos.abs() >= 1
+    ends = torch.where(cos < 0, math.pi, 0.0).to(cos.dtype)
+    return torch.where(edge, ends, torch.acos(cos.masked_fill(edge, 0.0)))
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), exact to double precision (PyTorch's default is linear above 20)."""
+    return F.softplus(x, threshold=40.0)
+
+
+class Margin(nn.Module):
+    """Cosines in, cosines out: how the target is made harder (and others, where a paper does so).
+
+    Attributes:
+        space: Keyword -> what is worth searching.
+        cosine: False where the head shall hand in inner products instead of cosines.
+        fixed_scale: The scale where it is a constant of the loss, else None.
+    """
+
+    space: ClassVar[Mapping[str, Domain]] = {}
+    cosine: ClassVar[bool] = True
+    fixed_scale: float | None = None
+
+    def __init__(self, margin_warmup: float = 0.0) -> None:
+        super().__init__()
+        self.margin_warmup = margin_warmup
+        self.rise = 1.0
+
+    def observe(self, target_cos: Tensor, norm: Tensor, step: Tensor, progress: float) -> None:
+        """Sees each training batch before anything else is asked; subclasses call it first.
+
+        Args:
+            target_cos: Cosines of the rows with their own class (B,), detached, on all workers.
+            norm: Norms of the raw embeddings (B,), detached.
+            step: Number of training batches seen before this one, 0-d.
+            progress: Share of the training that is done, 0 to 1.
+        """
+        self.rise = min(1.0, progress / self.margin_warmup) if self.margin_warmup else 1.0
+
+    def target(self, cos: Tensor, norm: Tensor) -> Tensor:
+        """The target's cosine with its margin: (B,), (B,) -> (B,)."""
+        return cos
+
+    def others(self, cos: Tensor, target_cos: Tensor, norm: Tensor) -> Tensor:
+        """The cosines of the rest: (B, C), (B,) detached, (B,) -> (B, C)."""
+        return cos
+
+    def scale(self, norm: Tensor) -> Tensor:
+        """What cosines are multiplied with: (B,) -> () or (B,)."""
+        return norm.new_full((), 1.0 if self.fixed_scale is None else self.fixed_scale)
+
+    def penalty(self, norm: Tensor) -> Tensor | None:
+        """A term on the norms, added to the loss: (B,) -> (B,); None where there is none."""
+        return None
+
+
+class Objective(nn.Module):
+    """Scaled cosines to a loss per row.
+
+    Attributes:
+        space: Keyword -> what is worth searching.
+        term: Name of its column in the history, `loss.<term>`.
+        per_class_bias: True where the head keeps a bias per class beside the centers.
+        bias: The one bias of all classes, where the objective has one.
+        bias_lr_mult: Factor on the learning rate of the bias.
+        bias_weight_decay: Weight decay of the bias; None is the optimizer's.
+    """
+
+    space: ClassVar[Mapping[str, Domain]] = {}
+    term: ClassVar[str]
+    per_class_bias: ClassVar[bool] = False
+    bias: nn.Parameter | None
+    bias_lr_mult: float = 1.0
+    bias_weight_decay: float | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("bias", None)
+
+    def start(
+        self, margin: Margin, *, num_classes: int, embedding_size: int, sample_rate: float
+    ) -> float | None:
+        """Sets what the data fixes; returns the bias to start from, None where there is none."""
+        return None
+
+    @property
+    def awaits_data(self) -> bool:
+        """Whether the bias still waits for the first training batch."""
+        return False
+
+    def start_from(self, others: Tensor, shard: ClassShard) -> Tensor:
+        """The bias (0-d) from the first batch's scaled cosines (B, C), the target's at -inf."""
+        raise NotImplementedError(f"{type(self).__name__} has no bias to start from data")
+
+    def shift(self, logits: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        """Bias and clip, (B, C) -> (B, C), with the target's logit still in its column."""
+        return logits
+
+    def combine(self, target: Tensor, others: Tensor, shard: ClassShard, scale: Tensor) -> Tensor:
+        """The loss of each row: (B,), (B, C) with the target's column at -inf -> (B,).
+
+        A target of plus infinity says that the row's class was left out of the sample.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how it combines")
+
+
+class Loss(NamedTuple):
+    """A margin and an objective, ready for a head; `bias_start` is the bias to begin with."""
+
+    margin: Margin
+    objective: Objective
+    bias_start: float | None
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """An entry of `LOSSES`: which parts, and where this loss departs from their defaults.
+
+    Args:
+        margin: The margin's class.
+        objective: The objective's class.
+        changed: Keyword -> the default of this loss.
+        searched: Keyword -> the domain of this loss where it is not the part's own.
+    """
+
+    margin: type[Margin]
+    objective: type[Objective]
+    changed: Mapping[str, Scalar] = field(default_factory=dict)
+    searched: Mapping[str, Domain] = field(default_factory=dict)
+
+    @property
+    def space(self) -> dict[str, Domain]:
+        """Dotted key -> what is worth searching, over all parts."""
+        merged = {**self.margin.space, **self.objective.space, **self.searched}
+        return {f"loss.{keyword}": domain for keyword, domain in merged.items()}
+
+    def defaults(self, objective: type[Objective] | None = None) -> dict[str, Scalar]:
+        """Keyword -> default of the margin and of the objective (this loss's, or another)."""
+        own = {**defaults(self.margin), **defaults(objective or self.objective)}
+        return {keyword: self.changed.get(keyword, value) for keyword, value in own.items()}

@@ -1,0 +1,185 @@
+"""A few training steps of a head, whole or on one worker of several: what `test_parallel` compares.
+
+Run as `python -m tests.parallel_worker FOLDER RANK`: three such processes form a group of three,
+then the first two a group of two, and each writes what it computed to FOLDER.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from facerec.domains import Scalar
+from facerec.head import ClassificationHead, build_head
+from facerec.losses import LOSSES, OBJECTIVES
+from facerec.parallel import ClassShard
+
+ROWS, INPUTS, SIZE = 7, 5, 6  # 7 rows do not divide by 2 or 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A head, and how long it trains."""
+
+    loss: str
+    args: dict[str, Scalar] = field(default_factory=dict)
+    num_classes: int = 10
+    sample_rate: float = 1.0
+    center_storage: str = "free"
+    steps: int = 1
+    one_class: bool = False
+
+    def __str__(self) -> str:
+        words = [self.loss, *(f"{k}={v}" for k, v in self.args.items())]
+        words += [f"C={self.num_classes}", f"r={self.sample_rate}", self.center_storage]
+        return "-".join([*words, f"{self.steps}steps", *(["one_class"] if self.one_class else [])])
+
+
+def cases() -> list[Case]:
+    found = [
+        Case(loss, {"objective": objective}, sample_rate=rate)
+        for loss in ("softmax", "normface", "cosface", "arcface")  # one of each margin
+        for objective in OBJECTIVES
+        for rate in (1.0, 0.4)
+    ]
+    for objective in ("unified", "binary"):
+        for rate in (1.0, 0.4):
+            args: dict[str, Scalar] = {"objective": objective, "bias_init": "logsumexp"}
+            found.append(Case("arcface", args, sample_rate=rate, steps=2))
+        found.append(Case("cosface", {"objective": objective, "logit_clip": "none", "scale": 8.0}))
+    clipped: dict[str, Scalar] = {"gradient": "detached", "past_pi": "clip", "cosine_eps": 0.01}
+    found.append(Case("arcface", clipped))
+    found.append(Case("arcface", {"margin_warmup": 0.9}, center_storage="unit", steps=3))
+    for loss in LOSSES:
+        found.append(Case(loss, sample_rate=0.5, steps=10 if loss.startswith("uniface") else 3))
+        found.append(Case(loss, num_classes=2))  # fewer classes than workers
+        found.append(Case(loss, sample_rate=0.1, one_class=True))  # workers without any
+    return found
+
+
+def run(
+    case: Case, rank: int = 0, world_size: int = 1, penalise: Callable[..., Any] | None = None
+) -> dict[str, Tensor]:
+    """Trains on this worker's rows; returns the logical state, the same whatever the workers.
+
+    The embeddings are x W, and W stands for a backbone: its gradient is averaged over the workers
+    as `DistributedDataParallel` does it.
+    """
+    draw = torch.Generator().manual_seed(3)
+    shard = ClassShard(case.num_classes, rank, world_size)
+    component = SimpleNamespace(name=case.loss, args=case.args)
+    head = build_head(
+        component, shard, SIZE, sample_rate=case.sample_rate, center_storage=case.center_storage
+    ).double()
+    if penalise is not None:
+        head.margin.penalty = penalise  # type: ignore[method-assign]
+    weight = torch.randn(INPUTS, SIZE, generator=draw, dtype=torch.float64).requires_grad_()
+    groups = [{"params": [weight]}, *({"params": g["params"]} for g in head.parameter_groups())]
+    optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
+    found: dict[str, Tensor] = {"start/centers": shard.collect(head.centers).clone()}
+    for step in range(case.steps):
+        inputs = torch.randn(ROWS, INPUTS, generator=draw, dtype=torch.float64)
+        labels = torch.randint(case.num_classes, (ROWS,), generator=draw)
+        if case.one_class:
+            labels[:] = labels[0]
+        mine = ClassShard(ROWS, rank, world_size)  # the same division serves the rows
+        head.progress = step / case.steps
+        optimizer.zero_grad()
+        output = head(mine.cut(inputs) @ weight, mine.cut(labels))
+        output.loss.backward()
+        assert weight.grad is not None
+        if world_size > 1:
+            dist.all_reduce(weight.grad)
+            weight.grad /= world_size
+        found[f"{step}/loss"] = output.loss.detach()
+        found |= {f"{step}/{k}": v.detach() for k, v in {**output.terms, **output.stats}.items()}
+        found[f"{step}/grad/weight"] = weight.grad.clone()
+        found |= {f"{step}/grad/{k}": v for k, v in gradients(head).items()}
+        optimizer.step()
+    found |= {f"end/{k}": v for k, v in state(head).items()}
+    return found | {"end/weight": weight.detach()}
+
+
+def gradients(head: ClassificationHead) -> dict[str, Tensor]:
+    found = {}
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None
+        whole = name in head.class_axis
+        found[name] = head.shard.collect(parameter.grad) if whole else parameter.grad.clone()
+    return found
+
+
+def state(head: ClassificationHead) -> dict[str, Tensor]:
+    return {
+        name: head.shard.collect(tensor) if name in head.class_axis else tensor.clone()
+        for name, tensor in head.state_dict().items()
+    }
+
+
+def collectives(rank: int, world_size: int) -> dict[str, int]:
+    """How often each collective runs in one step of UniFace."""
+    counts: Counter[str] = Counter()
+    originals = {name: getattr(dist, name) for name in ("all_reduce", "all_gather")}
+
+    def counted(name: str) -> Callable[..., Any]:
+        def call(*args: Any, **keywords: Any) -> Any:
+            counts[name] += 1
+            return originals[name](*args, **keywords)
+
+        return call
+
+    head = build_head(
+        SimpleNamespace(name="uniface", args={}), ClassShard(10, rank, world_size), SIZE
+    )
+    try:
+        for name in originals:
+            setattr(dist, name, counted(name))
+        x = torch.ones(2, SIZE, requires_grad=True)
+        head(x, torch.tensor([1, 9])).loss.backward()
+    finally:
+        for name, original in originals.items():
+            setattr(dist, name, original)
+    return dict(counts)
+
+
+def shared_gradients(rank: int, world_size: int) -> dict[str, Tensor]:
+    """Gradients of a value that worker r uses r + 1 times, and of a term that all compute."""
+    shard = ClassShard(10, rank, world_size)
+    used, term = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    ((rank + 1) * shard.share(used).sum() + shard.once(term).sum()).backward()  # type: ignore[no-untyped-call]
+    assert used.grad is not None
+    assert term.grad is not None
+    return {"share": used.grad, "once": term.grad}
+
+
+def norm_penalty(norm: Tensor) -> Tensor:
+    """A term on norms, as MagFace has one; it must count once, not once on each worker."""
+    return 0.3 * norm + 1 / norm
+
+
+def main(folder: Path, rank: int) -> None:
+    torch.set_num_threads(1)
+    for world_size in (3, 2):
+        if rank >= world_size:
+            continue
+        store = f"file://{folder}/store{world_size}"
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+        found: dict[str, Any] = {str(case): run(case, rank, world_size) for case in cases()}
+        found["penalty"] = run(Case("cosface"), rank, world_size, norm_penalty)
+        found |= shared_gradients(rank, world_size)
+        found["collectives"] = collectives(rank, world_size)
+        torch.save(found, folder / f"{world_size}-{rank}.pt")
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,145 @@
+"""Classes over workers: the arithmetic of shards, and sharded = whole for every loss."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from facerec.parallel import ClassShard
+from tests import parallel_worker as worker
+
+ROOT = Path(__file__).parent.parent
+TOLERANCE = 1e-10
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], dict[str, Any]]:
+    """(workers, rank) -> what that worker computed."""
+    folder = tmp_path_factory.mktemp("workers")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.parallel_worker", str(folder), str(rank)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(3)
+    ]
+    try:
+        for process in running:
+            printed, _ = process.communicate(timeout=120)
+            assert process.returncode == 0, printed
+    finally:
+        for process in running:
+            process.kill()
+    return {
+        (size, rank): torch.load(folder / f"{size}-{rank}.pt", weights_only=True)
+        for size in (2, 3)
+        for rank in range(size)
+    }
+
+
+def assert_same(whole: dict[str, torch.Tensor], parts: dict[str, torch.Tensor]) -> None:
+    assert whole.keys() == parts.keys()
+    for name, theirs in whole.items():
+        error = (parts[name].double() - theirs.double()).abs().max()
+        assert error <= TOLERANCE * max(1.0, float(theirs.double().abs().max())), name
+
+
+@pytest.mark.parametrize("case", worker.cases(), ids=str)
+def test_sharded_equals_whole(case: worker.Case, sharded: dict[Any, dict[str, Any]]) -> None:
+    whole = worker.run(case)
+    for results in sharded.values():
+        assert_same(whole, results[str(case)])
+
+
+def test_a_term_on_norms_counts_once(sharded: dict[Any, dict[str, Any]]) -> None:
+    whole = worker.run(worker.Case("cosface"), penalise=worker.norm_penalty)
+    for results in sharded.values():
+        assert_same(whole, results["penalty"])
+
+
+def test_collectives_per_step(sharded: dict[Any, dict[str, Any]]) -> None:
+    # Gathered: rows per worker, embeddings, labels. Summed: own cosines, own logits with the
+    # ranks, the negatives; backward, the gradients of the bias and of the embeddings.
+    for results in sharded.values():
+        assert results["collectives"] == {"all_gather": 3, "all_reduce": 5}
+
+
+def test_what_workers_share_sums_its_gradient(sharded: dict[Any, dict[str, Any]]) -> None:
+    for (size, _), results in sharded.items():
+        total = sum(rank + 1.0 for rank in range(size))
+        assert results["share"].tolist() == [total, total]
+
+
+def test_what_workers_all_compute_counts_once(sharded: dict[Any, dict[str, Any]]) -> None:
+    for (size, _), results in sharded.items():
+        assert results["once"].tolist() == pytest.approx([1 / size, 1 / size])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 10, 11])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_slices_are_contiguous_and_even(classes: int, workers: int) -> None:
+    shards = [ClassShard(classes, rank, workers) for rank in range(workers)]
+    held = [c for shard in shards for c in range(shard.start, shard.stop)]
+    assert held == list(range(classes))
+    assert max(shards[0].sizes) - min(shards[0].sizes) <= 1
+    full = torch.arange(classes)
+    assert torch.equal(torch.cat([shard.cut(full) for shard in shards]), full)
+
+
+def test_impossible_shards_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_classes = 0"):
+        ClassShard(0)
+    with pytest.raises(ValueError, match="rank = 2: must be 0 to 1"):
+        ClassShard(10, 2, 2)
+
+
+def test_without_a_group_nothing_is_communicated() -> None:
+    shard = ClassShard(10, 1, 3)
+    x = torch.randn(4, 3)
+    assert torch.equal(shard.sum(x), x.sum(1))
+    assert shard.all(x) is x
+    assert shard.share(x) is x
+    assert shard.once(x) is x
+    assert shard.gather(x, shard.batch_sizes(x)) is x
+    assert torch.equal(shard.collect(x), x)
+
+
+def test_logsumexp_and_its_gradient() -> None:
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    shard = ClassShard(4)
+    assert torch.autograd.gradcheck(shard.logsumexp, x)
+    torch.testing.assert_close(shard.logsumexp(x), x.exp().sum(1).log())
+
+
+def test_logsumexp_of_a_masked_row_is_minus_infinity_without_nan() -> None:
+    x = torch.tensor([[-torch.inf, -torch.inf], [-torch.inf, 2.0]], requires_grad=True)
+    total = ClassShard(2).logsumexp(x)
+    torch.autograd.backward(total[1:].sum())
+    assert total.tolist() == [-torch.inf, 2.0]
+    assert x.grad is not None
+    assert x.grad.tolist() == [[0.0, 0.0], [0.0, 1.0]]
+    empty = ClassShard(2).logsumexp(torch.empty(3, 0))
+    assert empty.tolist() == [-torch.inf] * 3
+
+
+def test_columns_find_each_rows_class() -> None:
+    shard = ClassShard(10, 1, 3)  # holds 4, 5, 6
+    columns = shard.columns(torch.tensor([0, 4, 6, 9]), torch.tensor([6, 0, 5, 4]))
+    assert columns.classes.tolist() == [0, 2]
+    assert columns.sampled.tolist() == [True, True, False, True]
+    assert columns.here.tolist() == [True, False, False, True]
+    matrix = torch.arange(8.0).reshape(4, 2)
+    assert columns.take(matrix).tolist() == [1.0, 0.0, 0.0, 6.0]
+    written = columns.put_(matrix.clone(), -1.0)
+    assert written.tolist() == [[0.0, -1.0], [2.0, 3.0], [4.0, 5.0], [-1.0, 7.0]]
