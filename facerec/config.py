@@ -1,0 +1,209 @@
+"""The config of one training: a frozen tree of dataclasses, changed through one door.
+
+`override(config, {"loss.margin": 0.4})` serves the command line, the sweep and the tests; the
+dotted keys it takes are the ones that `flatten` gives back, the columns of the tables and the
+axes of the plots. What the data fixes (the number of classes and images) stands in the data's
+`index.json`, never here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from facerec import backbones, losses
+from facerec.data.augment import Augment
+from facerec.data.writer import write_json
+from facerec.tree import Component, check_components, component, flatten, override, parse
+from facerec.values import ConfigError, above_zero, at_least, one_of, within
+
+__all__ = [
+    "Component",
+    "ConfigError",
+    "TrainConfig",
+    "flatten",
+    "load",
+    "override",
+    "parse",
+    "save",
+]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learnt from, and what is measured on.
+
+    Attributes:
+        train: Folder of training shards.
+        eval: Folders of further evaluation sets, separated by commas; the `val` split of the
+            training shards is always evaluated where it exists.
+        batch_size: Images per step over all workers.
+        augment: Changes to the training images.
+    """
+
+    train: str = ""
+    eval: str = ""
+    batch_size: int = 512
+    augment: Augment = field(default_factory=Augment)
+
+    def __post_init__(self) -> None:
+        at_least("batch_size", self.batch_size, 1)
+
+    @property
+    def eval_sets(self) -> tuple[Path, ...]:
+        """The evaluation sets' folders."""
+        return tuple(Path(item.strip()) for item in self.eval.split(",") if item.strip())
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The classification head (`facerec.head`).
+
+    Attributes:
+        embedding_size: Length D of an embedding.
+        sample_rate: Share of the classes that each step compares with (PartialFC); 1 is all.
+        center_storage: `free`: centers are normalised in the graph; `unit`: overwritten by
+            their unit vectors before each step (opensphere).
+    """
+
+    embedding_size: int = 512
+    sample_rate: float = 1.0
+    center_storage: str = "free"
+
+    def __post_init__(self) -> None:
+        at_least("embedding_size", self.embedding_size, 2)
+        above_zero("sample_rate", self.sample_rate, 1)
+        one_of("center_storage", self.center_storage, ("free", "unit"))
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the weights move.
+
+    Attributes:
+        name: `sgd` or `adamw`.
+        lr: Peak learning rate, for the whole batch.
+        momentum: SGD's momentum (AdamW keeps its own betas).
+        weight_decay: On every parameter; a loss may set its own for its bias.
+        schedule: `step`, `poly`, `cosine` or `one_cycle` (`facerec.schedule`).
+        warmup_epochs: Epochs of linear rise before step, poly and cosine.
+        milestones: Fractions of the training at which `step` multiplies the rate by `decay`.
+        decay: The factor of `step`.
+        power: The exponent of `poly`.
+        clip_norm: Largest global norm of the gradient; 0 turns clipping off.
+        clip_scope: `all` (as UniFace) or `backbone` (as arcface_torch).
+        accumulate: Parts that a batch is cut into, one after the other, to save memory.
+    """
+
+    name: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "poly"
+    warmup_epochs: float = 0.0
+    milestones: str = "0.57,0.86"
+    decay: float = 0.1
+    power: float = 2.0
+    clip_norm: float = 5.0
+    clip_scope: str = "all"
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        one_of("name", self.name, ("sgd", "adamw"))
+        one_of("schedule", self.schedule, ("step", "poly", "cosine", "one_cycle"))
+        one_of("clip_scope", self.clip_scope, ("all", "backbone"))
+        above_zero("lr", self.lr, 100)
+        within("momentum", self.momentum, 0, 0.9999)
+        for name in ("weight_decay", "warmup_epochs", "decay", "power", "clip_norm"):
+            at_least(name, getattr(self, name), 0)
+        at_least("accumulate", self.accumulate, 1)
+        if self.schedule == "one_cycle" and self.warmup_epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs}: one_cycle rises by itself over its first "
+                "30 %; set optimizer.warmup_epochs=0 or another optimizer.schedule"
+            )
+        for milestone in self.milestone_fractions:
+            within("milestones", milestone, 0, 1)
+
+    @property
+    def milestone_fractions(self) -> tuple[float, ...]:
+        """`milestones` as numbers, in rising order."""
+        try:
+            return tuple(sorted(float(part) for part in self.milestones.split(",") if part.strip()))
+        except ValueError:
+            raise ValueError(
+                f"milestones = {self.milestones!r}: takes fractions of the training separated by "
+                "commas, such as 0.57,0.86"
+            ) from None
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """When it is measured: each `every` epochs, and always at the end."""
+
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        at_least("every", self.every, 1)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When it is saved: each `every` steps (0: at the end of each epoch), and at the end."""
+
+    every: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("every", self.every, 0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training, whole.
+
+    Attributes:
+        epochs: Passes over the training images; may be a fraction.
+        precision: `fp32`, `bf16` (autocast in the backbone; the head stays in fp32) or `auto`:
+            bf16 on an accelerator that has it, fp32 elsewhere.
+        seed: Where every random number of the training comes from.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: Component = component(
+        "iresnet50", check=backbones.check, keywords=lambda name, args: backbones.keywords(name)
+    )
+    loss: Component = component("uniface", check=losses.check, keywords=losses.keywords)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    epochs: float = 20.0
+    precision: str = "auto"
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        above_zero("epochs", self.epochs, 100_000)
+        one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+        at_least("seed", self.seed, 0)
+        check_components(self)
+
+
+def save(config: TrainConfig, path: Path) -> None:
+    """Write every dotted key as JSON, aside and then in place."""
+    write_json(path, flatten(config))
+
+
+def load(path: Path) -> TrainConfig:
+    """Read what `save` wrote.
+
+    Raises:
+        ConfigError: Where the file is missing, is not such JSON, or holds a key unknown here.
+    """
+    try:
+        flat = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not a saved config ({error})") from None
+    if not isinstance(flat, dict):
+        raise ConfigError(f"{path}: not a saved config (holds no table of keys)")
+    return override(TrainConfig(), flat)

@@ -1,0 +1,103 @@
+"""How the weights move: parameter groups, the learning rate over time, the clipped gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from facerec.config import OptimizerConfig
+from facerec.head import ClassificationHead
+
+ONE_CYCLE_RISE = 0.3  # share of the training over which one_cycle's rate rises
+ONE_CYCLE_START = 1 / 25  # of the peak, where the rise begins
+
+
+def learning_rate(
+    schedule: str,
+    progress: float,
+    *,
+    peak: float,
+    warmup: float = 0.0,
+    milestones: Sequence[float] = (),
+    decay: float = 0.1,
+    power: float = 2.0,
+) -> float:
+    """Give the learning rate at one moment of a training.
+
+    Args:
+        schedule: `step` (times `decay` at each milestone), `poly` ((1 - t)^power over what
+            follows the warm-up), `cosine` (half a wave down to 0 over what follows the warm-up)
+            or `one_cycle` (a cosine rise from 1/25 of the peak over the first 30 %, then a
+            cosine fall to 0; Smith and Topin 2018, with cosines for straight lines).
+        progress: Share of the training that is done, 0 to 1.
+        peak: The highest rate.
+        warmup: Share of the training over which the rate rises in a straight line from 0.
+        milestones: Shares of the training (`step`).
+        decay: Factor at each milestone (`step`).
+        power: Exponent (`poly`; 1 in arcface_torch, 2 in UniFace's large runs).
+    """
+    if schedule == "one_cycle":
+        if progress < ONE_CYCLE_RISE:
+            rise = 0.5 - 0.5 * math.cos(math.pi * progress / ONE_CYCLE_RISE)
+            return peak * (ONE_CYCLE_START + (1 - ONE_CYCLE_START) * rise)
+        fall = (progress - ONE_CYCLE_RISE) / (1 - ONE_CYCLE_RISE)
+        return peak * (0.5 + 0.5 * math.cos(math.pi * min(fall, 1.0)))
+    if progress < warmup:
+        return peak * progress / warmup
+    if schedule == "step":
+        return peak * decay ** sum(progress >= milestone for milestone in milestones)
+    rest = min((progress - warmup) / (1 - warmup), 1.0) if warmup < 1 else 1.0
+    if schedule == "poly":
+        return peak * float((1 - rest) ** power)
+    if schedule == "cosine":
+        return peak * (0.5 + 0.5 * math.cos(math.pi * rest))
+    raise ValueError(f"schedule = {schedule!r}: takes step, poly, cosine, one_cycle")
+
+
+def make_optimizer(
+    config: OptimizerConfig, backbone: nn.Module, head: ClassificationHead
+) -> torch.optim.Optimizer:
+    """Make the optimizer; each group carries `lr_mult`, its factor on the learning rate."""
+    groups = [{"params": list(backbone.parameters()), "lr_mult": 1.0, "weight_decay": None}]
+    groups += head.parameter_groups()
+    for group in groups:
+        if group["weight_decay"] is None:
+            group["weight_decay"] = config.weight_decay
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+
+
+def rate_at(config: OptimizerConfig, step: int, total: int, epochs: float) -> float:
+    """Give the learning rate of a step, from 0, of `total` steps that are `epochs` long."""
+    return learning_rate(
+        config.schedule,
+        step / total,
+        peak=config.lr,
+        warmup=config.warmup_epochs / epochs,
+        milestones=config.milestone_fractions,
+        decay=config.decay,
+        power=config.power,
+    )
+
+
+def clip_gradients(config: OptimizerConfig, backbone: nn.Module, head: ClassificationHead) -> None:
+    """Scale the gradients down to `clip_norm`, one global norm over all workers' centers."""
+    gradients = [p.grad for p in backbone.parameters() if p.grad is not None]
+    square = torch.stack([g.norm().double() for g in gradients]).square().sum()
+    if config.clip_scope == "all":
+        for name, parameter in head.named_parameters():
+            if parameter.grad is None:
+                continue
+            part = parameter.grad.norm().double().square()
+            if name in head.class_axis and head.shard.world_size > 1:
+                dist.all_reduce(part)
+            square = square + part
+            gradients.append(parameter.grad)
+    factor = (config.clip_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.to(gradient.dtype))
