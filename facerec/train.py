@@ -267,7 +267,7 @@ def _move(batch: Batch, augment: Augment, size: int, device: torch.device) -> tu
     x = shrink(normalise(images), size)
     if batch.draws is not None:
         x = augment(x, torch.from_numpy(batch.draws).to(device, non_blocking=True))
-    return x.contiguous(memory_format=torch.channels_last), labels
+    return x, labels
 
 
 def _row(progress: Progress, config: TrainConfig, steps_per_epoch: int) -> dict[str, float]:

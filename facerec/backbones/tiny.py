@@ -14,8 +14,8 @@ class Tiny(Backbone):
     stage, because in a few CPU-minutes more passes over the images are worth more than more layers.
 
     Args:
-        embedding_size: Length of an embedding. One longer than 128 is a linear image of 128 numbers,
-            which keeps the net below 0.6 M parameters (0.36 M at 128, 0.43 M at 512).
+        embedding_size: Length of an embedding. One longer than 128 is a linear image of 128
+            numbers, which keeps the net below 0.6 M parameters (0.36 M at 128, 0.43 M at 512).
         dropout: Share of the last feature map's values set to zero in training, 0 to below 1.
     """
 

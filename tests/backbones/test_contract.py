@@ -26,16 +26,18 @@ DEPTHS = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "50": (3, 4, 14, 3)} | {
 
 @pytest.fixture(scope="module")
 def make() -> Callable[[str], Backbone]:
-    """A fresh net of small embeddings in evaluation mode, with statistics like a trained one's."""
+    """A net of small embeddings in evaluation mode, tamed so that deep ones stay in range."""
     made: dict[str, Backbone] = {}
 
     def fresh(name: str) -> Backbone:
         if name not in made:
             torch.manual_seed(0)
             made[name] = build(name, {}, embedding_size=16).eval()
-            for module in made[name].modules():  # tames arcface_torch's start for deep nets
+            for key, module in made[name].named_modules():
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight)
+                elif key.endswith("bn3"):  # the end of a residual branch
+                    nn.init.constant_(module.weight, 0.2)
         return copy.deepcopy(made[name])
 
     return fresh
@@ -108,8 +110,9 @@ def test_channels_last_gives_the_same(name: str, make: Callable[[str], Backbone]
         gradient = next(iter(backbone.parameters())).grad
         assert gradient is not None
         found.append((embeddings.detach(), gradient))
-    for one, two in zip(*found, strict=True):
-        assert (one - two).abs().max() <= 1e-3 * one.abs().max()
+    # Rounding that carries a value over PReLU's kink changes the gradient, layer upon layer.
+    for one, two, tolerance in zip(*found, (1e-4, 2e-2), strict=True):
+        assert (one - two).abs().max() <= tolerance * one.abs().max()
 
 
 @pytest.mark.parametrize("name", ["tiny", pytest.param("iresnet18", marks=pytest.mark.slow)])
