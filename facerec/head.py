@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +85,7 @@ class ClassificationHead(nn.Module):
         embedding_size: int,
         *,
         sample_rate: float = 1.0,
-        center_storage: Literal["free", "unit"] | str = "free",
+        center_storage: str = "free",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -140,10 +140,13 @@ class ClassificationHead(nn.Module):
         Args:
             labels: Of the global batch (B,).
         """
-        classes = self.shard.num_classes
         if self.sample_rate == 1:
-            return torch.arange(classes, device=labels.device)
+            return self._all_classes(labels)
+        classes = self.shard.num_classes
         return class_sample(self.seed, int(self.step), classes, self.sample_rate, labels)
+
+    def _all_classes(self, labels: Tensor) -> Tensor:
+        return torch.arange(self.shard.num_classes, device=labels.device)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
         """The loss of a batch.
@@ -157,9 +160,10 @@ class ClassificationHead(nn.Module):
             ValueError: Shapes that do not fit, or (seen on the CPU) labels outside the classes.
         """
         self._check(embeddings, labels)
+        dtype = torch.promote_types(embeddings.dtype, self.centers.dtype)
+        dtype = torch.promote_types(dtype, torch.float32)
         sizes = self.shard.batch_sizes(labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            dtype = torch.promote_types(embeddings.dtype, torch.float32)
             x = self.shard.gather(embeddings.to(dtype), sizes)
             return self._classify(x, self.shard.gather(labels.long(), sizes))
 
@@ -168,7 +172,7 @@ class ClassificationHead(nn.Module):
         if labels.dim() != 1 or embeddings.shape != expected:
             raise ValueError(
                 f"embeddings of shape {tuple(embeddings.shape)} with labels of shape "
-                f"{tuple(labels.shape)}: needs (b, {self.centers.shape[1]}) and (b,), b at least 1"
+                f"{tuple(labels.shape)}: needs (b, {self.centers.shape[1]}) and (b,)"
             )
         if labels.device.type == "cpu" and labels.numel():  # elsewhere a check would wait
             low, high = int(labels.min()), int(labels.max())
@@ -176,33 +180,29 @@ class ClassificationHead(nn.Module):
                 wrong = low if low < 0 else high
                 raise ValueError(f"label {wrong}: must be 0 to {self.shard.num_classes - 1}")
 
-    def _pick(self, labels: Tensor) -> tuple[Tensor, Tensor | None, ClassColumns]:
-        """Centers (C, D) and bias of the classes that this batch meets here; their columns."""
-        if self.training and self.center_storage == "unit":
+    def _normalised_centers(self, columns: ClassColumns, dtype: torch.dtype) -> Tensor:
+        """The centers that this batch meets here, of unit length if cosines are compared (C, D)."""
+        in_place = self.training and self.center_storage == "unit"
+        if in_place:
             with torch.no_grad():
                 self.centers.copy_(unit(self.centers))
-        everything = torch.arange(self.shard.num_classes, device=labels.device)
-        columns = self.shard.columns(self.sample(labels) if self.training else everything, labels)
-        centers: Tensor = self.centers
-        bias: Tensor | None = self._any_bias()
-        if len(columns.classes) < len(centers):
-            centers = centers[columns.classes]
-            if self.bias is not None:
-                bias = self.bias[columns.classes]
-        return centers, bias, columns
+        centers = columns.pick(self.centers).to(dtype)
+        return unit(centers) if self.margin.cosine and not in_place else centers
+
+    def _shared_or_picked_bias(self, columns: ClassColumns) -> Tensor | None:
+        if self.bias is not None:
+            return columns.pick(self.bias)
+        return None if self.objective.bias is None else self.shard.share(self.objective.bias)
 
     def _classify(self, x: Tensor, labels: Tensor) -> HeadOutput:
         """The loss of the global batch (B, D) against the classes of this worker."""
         shard, margin, objective = self.shard, self.margin, self.objective
+        met = self.sample(labels) if self.training else self._all_classes(labels)
+        own = shard.columns(met, labels)
+
         norm = torch.linalg.vector_norm(x, dim=1)
-        centers, bias, own = self._pick(labels)
-        centers = centers.to(torch.promote_types(centers.dtype, x.dtype))
-        x = x.to(centers.dtype)
-        if margin.cosine:
-            x = unit(x)
-            if not (self.training and self.center_storage == "unit"):
-                centers = unit(centers)
-        cos = F.linear(x, centers)
+        centers = self._normalised_centers(own, x.dtype)
+        cos = F.linear(unit(x) if margin.cosine else x, centers)
         own_cos = own.take(cos)
         target_cos = shard.all(own_cos.detach())
         if self.training:
@@ -214,25 +214,23 @@ class ClassificationHead(nn.Module):
         own.put_(logits, margin.target(own_cos, norm) * scale)
         if self.training and objective.awaits_data:
             self._start_bias(own.put_(logits.detach().clone(), -torch.inf))
-        if bias is not None and self.bias is None:
-            bias = shard.share(bias)
-        shifted = objective.shift(logits, by_row, bias)
-        with torch.no_grad():
-            as_near = (cos >= target_cos[:, None]).sum(dim=1)
-        target, as_near = shard.all(torch.stack([own.take(shifted), as_near.to(cos)]))
+        # The clip in `shift` would turn a target masked before it into a logit of -s.
+        shifted = objective.shift(logits, by_row, self._shared_or_picked_bias(own))
+        as_near = (cos.detach() >= target_cos[:, None]).sum(dim=1).to(cos)
+        target, as_near = shard.all(torch.stack([own.take(shifted), as_near]))
         target = target.masked_fill(~own.sampled, torch.inf)
         others = own.put_(shifted, -torch.inf)
 
-        # These two count on the worker that holds the row's class, not once on each.
-        once = torch.where(own.here, norm, norm.detach())
-        scale = margin.scale(once)
-        terms = {objective.term: objective.combine(target, others, shard, scale).mean()}
-        penalty = margin.penalty(once)
+        # Functions of the norm alone count where the row's class is, not once on each worker.
+        norm_once = torch.where(own.here, norm, norm.detach())
+        rows = objective.combine(target, others, shard, margin.scale(norm_once))
+        terms = {objective.term: rows.mean()}
+        penalty = margin.penalty(norm_once)
         if penalty is not None:
             terms["penalty"] = penalty.mean()
         if self.training:
             self.step += 1
-        stats = self._stats(target_cos, norm, as_near, margin.scale(norm))
+        stats = self._stats(target_cos, norm, as_near, scale)
         return HeadOutput(torch.stack(list(terms.values())).sum(), terms, stats)
 
     def _start_bias(self, others: Tensor) -> None:

@@ -124,6 +124,10 @@ class ClassColumns:
     here: Tensor
     sampled: Tensor
 
+    def pick(self, of_all: Tensor) -> Tensor:
+        """The entries of the sampled classes, (classes of this worker, ...) -> (C, ...)."""
+        return of_all if len(self.classes) == len(of_all) else of_all[self.classes]
+
     def take(self, matrix: Tensor) -> Tensor:
         """The entries of the rows' own classes, 0 where not here: (B, C) -> (B,)."""
         if matrix.shape[1] == 0:
@@ -202,8 +206,10 @@ class ClassShard:
             ids: The classes that it meets, global and sorted (K,), at least one.
             labels: The class of each row, global (B,).
         """
-        bounds = torch.tensor([self.start, self.stop], device=ids.device)
-        low, high = (int(n) for n in torch.searchsorted(ids, bounds))
+        low, high = self.start, self.stop
+        if len(ids) < self.num_classes:
+            bounds = torch.tensor([low, high], device=ids.device)
+            low, high = (int(n) for n in torch.searchsorted(ids, bounds))
         place = torch.searchsorted(ids, labels)
         sampled = ids[place.clamp(max=len(ids) - 1)] == labels
         index = (place - low).clamp(0, max(high - low - 1, 0))

@@ -36,7 +36,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], d
     ]
     try:
         for process in running:
-            printed, _ = process.communicate(timeout=120)
+            printed, _ = process.communicate(timeout=400)
             assert process.returncode == 0, printed
     finally:
         for process in running:

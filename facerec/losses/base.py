@@ -24,8 +24,9 @@ CosineMargin = Annotated[float, Interval(0.0, 1.0, "units of the cosine")]
 AngleMargin = Annotated[float, Interval(0.0, math.pi, "radians", open_high=True)]
 Scale = Annotated[float, Interval(0.0, open_low=True)]
 CosineEps = Annotated[float, Interval(0.0, 0.1, "units of the cosine")]
-_SHORTEST = 1e-5  # as UniFace's normalisation; half precision cannot hold much less
 Warmup = Annotated[float, Interval(0.0, 1.0, "fraction of training")]
+
+_SHORTEST = 1e-5  # as UniFace's normalisation; half precision cannot hold much less
 
 
 def unit(x: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def angle(cos: Tensor) -> Tensor:
         cos: Cosines, any shape; rounding may have pushed them beyond 1.
     """
     edge = cos.abs() >= 1
-    ends = torch.where(cos < 0, math.pi, 0.0).to(cos.dtype)
+    ends = (cos < 0).to(cos.dtype) * math.pi
     return torch.where(edge, ends, torch.acos(cos.masked_fill(edge, 0.0)))
 
 

@@ -1,0 +1,120 @@
+"""What constructors declare: keywords, defaults, spaces and docstrings; and errors that help."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import pytest
+
+from facerec.domains import Choice, LogUniform, Scalar, Uniform
+from facerec.losses import LOSSES, OBJECTIVES, REGULARIZERS, build, check, keywords
+from facerec.losses.base import Loss
+
+MARGINS = {spec.margin for spec in LOSSES.values()}
+
+
+def test_tables() -> None:
+    assert list(LOSSES) == [
+        *("softmax", "normface", "cosface", "arcface"),
+        *("uniface", "uniface_bce", "uniface_softmax"),
+    ]
+    assert all(name == objective.term for name, objective in OBJECTIVES.items())
+    assert REGULARIZERS == {}
+    assert all(spec.objective in OBJECTIVES.values() for spec in LOSSES.values())
+
+
+def test_keywords_of_margins_and_objectives_never_collide() -> None:
+    for margin in MARGINS:
+        for objective in OBJECTIVES.values():
+            shared = set(inspect.signature(margin).parameters)
+            assert not shared & set(inspect.signature(objective).parameters)
+            assert not shared & {"objective", "regularizer"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("softmax", {}),
+        ("normface", {"scale": 30.0}),
+        ("cosface", {"margin": 0.35, "scale": 64.0}),
+        ("arcface", {"margin": 0.5, "scale": 64.0, "gradient": "exact"}),
+        ("uniface", {"margin": 0.4, "scale": 64.0, "negative_weight": 1.0, "logit_clip": "s"}),
+        ("uniface_bce", {"margin": 0.4, "scale": 64.0, "bias_init": "log_10rc"}),
+        ("uniface_softmax", {"margin": 0.4, "scale": 64.0, "objective": "softmax"}),
+    ],
+)
+def test_defaults_are_the_papers(loss: str, expected: dict[str, Scalar]) -> None:
+    assert expected.items() <= keywords(loss).items()
+    assert keywords(loss)["objective"] == LOSSES[loss].objective.term
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_spaces_are_of_real_keywords_and_hold_the_defaults(loss: str) -> None:
+    for key, domain in LOSSES[loss].space.items():
+        keyword = key.removeprefix("loss.")
+        assert key == f"loss.{keyword}"
+        assert domain.contains(keywords(loss)[keyword]), key
+        if isinstance(domain, Choice):
+            values: tuple[Scalar, ...] = domain.options
+        else:
+            assert isinstance(domain, Uniform | LogUniform)
+            values = (domain.low, domain.high)
+        for value in values:
+            check(loss, {keyword: value})
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_default_passes_the_check(loss: str) -> None:
+    for objective in OBJECTIVES:
+        args = keywords(loss, {"objective": objective}) | {"objective": objective}
+        parts = build(loss, args, num_classes=10, embedding_size=8)
+        assert isinstance(parts, Loss)
+        assert type(parts.objective) is OBJECTIVES[objective]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_docstrings_explain_every_keyword(loss: str) -> None:
+    spec = LOSSES[loss]
+    for part in (spec.margin, spec.objective):
+        for keyword in inspect.signature(part).parameters:
+            assert f"{keyword}:" in (part.__doc__ or ""), f"{part.__name__}.{keyword}"
+        assert "Formula" in (part.__doc__ or "") or "Paper" in (part.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("loss", "args", "message"),
+    [
+        ("cosfase", {}, "loss = 'cosfase': takes .*Did you mean cosface"),
+        ("arcface", {"margn": 0.3}, "margn: arcface has no such .* it has margin, .*mean margin"),
+        ("cosface", {"past_pi": "easy"}, "past_pi: cosface has no such hyper-parameter"),
+        ("cosface", {"negative_weight": 0.5}, "comes with objective=unified or objective=binary"),
+        ("cosface", {"margin": 1.9}, r"margin = 1.9: CosFace takes 0 to 1 .*; try 1"),
+        ("cosface", {"margin": -0.1}, r"margin = -0.1: CosFace takes 0 to 1 .*; try 0"),
+        ("arcface", {"margin": 3.2}, r"margin = 3.2: ArcFace takes 0 to below 3.14.*radians"),
+        ("arcface", {"scale": 0}, r"scale = 0: ArcFace takes numbers above 0; try 64"),
+        ("arcface", {"scale": math.inf}, "scale = inf: ArcFace takes numbers above 0"),
+        ("arcface", {"scale": math.nan}, "scale = nan: ArcFace takes numbers above 0"),
+        ("arcface", {"scale": True}, "scale = True: ArcFace takes a number"),
+        ("arcface", {"scale": "64"}, "scale = '64': ArcFace takes a number"),
+        ("arcface", {"scale": None}, "scale = None: ArcFace takes a number"),
+        ("arcface", {"past_pi": "esy"}, "past_pi = 'esy': takes none, .*Did you mean easy"),
+        ("arcface", {"gradient": 1}, "gradient = 1: takes exact, detached"),
+        ("arcface", {"margin_warmup": 1.5}, "margin_warmup = 1.5: ArcFace takes 0 to 1"),
+        ("arcface", {"objective": "unifed"}, "objective = 'unifed': .*Did you mean unified"),
+        ("arcface", {"regularizer": "uniform"}, "regularizer = 'uniform': takes none"),
+        ("uniface", {"negative_weight": 0}, "negative_weight = 0: .* numbers above 0; try 1"),
+        ("uniface", {"bias_weight_decay": -1}, "bias_weight_decay = -1: .* 0 or more or None"),
+        ("uniface", {"bias_init": "log10rc"}, "bias_init = 'log10rc': .*Did you mean log_10rc"),
+    ],
+)
+def test_errors_name_value_limit_and_nearest(
+    loss: str, args: dict[str, Scalar], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(loss, args)
+
+
+def test_whole_numbers_are_taken_for_real_ones() -> None:
+    margin = build("cosface", {"scale": 64}, num_classes=4, embedding_size=2).margin
+    assert type(margin.fixed_scale) is float
