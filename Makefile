@@ -15,7 +15,7 @@ sweep: install
 	$(BIN)/python sweeps/uniface_margin.py --trials 8 $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

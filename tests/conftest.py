@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and torch: test processes share cores
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import simplejpeg
+import torch
 
 from facerec.data.shards import VERSION
 from facerec.data.writer import COLUMNS, describe, write_json, write_table
 
 SCHEMA = pa.schema(COLUMNS)
+
+torch.set_num_threads(1)
 
 
 def toy_image(identity: int, number: int, side: int = 64) -> bytes:

@@ -153,6 +153,13 @@ def open_sets(
     return sets
 
 
+def impostor_pairs(split: Split) -> int:
+    """Pairs of images of two identities that an all-pairs set has, eight images of each at most."""
+    labels = split.labels()
+    counts = np.minimum(np.bincount(labels[labels >= 0]), IMAGES_PER_IDENTITY).astype(np.int64)
+    return int(counts.sum() ** 2 - (counts**2).sum()) // 2
+
+
 def _first_images(split: Split) -> NDArray[np.int64]:
     """Rows of the first images of each known identity, in the order of their keys; ascending."""
     keys = np.array(

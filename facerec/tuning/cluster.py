@@ -1,0 +1,222 @@
+"""Ray for the length of a sweep: started on free ports of this machine, or joined by address.
+
+A cluster of our own has a short folder of its own, so that files of other clusters on the machine
+cannot mislead it, and ends with the process that started it, however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from facerec.config import ConfigError
+
+# In the environment before Ray starts, so that its processes inherit them.
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing at verbose=0
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's list of Train runs
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor less per trial
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the tables are ours
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may end before its first epoch does
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+
+_TEMP, _PREFIX, _ALIVE = "/tmp", "facerec-", "alive"  # short: the names of sockets are limited
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that is up.
+
+    Attributes:
+        dashboard: Where its dashboard is; empty without one.
+        cpus: CPU cores of each node.
+        gpus: Accelerators of each node.
+    """
+
+    dashboard: str
+    cpus: tuple[float, ...]
+    gpus: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How trials share the machine.
+
+    Attributes:
+        count: Trials at a time.
+        workers: Processes of each.
+        threads: Threads of each process, and CPU cores reserved for it.
+        gpu: Whether each process has an accelerator to itself.
+    """
+
+    count: int
+    workers: int
+    threads: int
+    gpu: bool
+
+
+def plan(
+    cpus: Sequence[float], gpus: Sequence[float], *, workers: int, trials: int, sampler: str
+) -> Slots:
+    """Share the machine among trials, never more than it has.
+
+    With accelerators each process has one. Without, a process has one core, or more where there
+    are fewer trials than cores. TPE learns from trials that are over, so at most a quarter of its
+    trials (but two) run at a time.
+
+    Args:
+        cpus: Cores of each node.
+        gpus: Accelerators of each node.
+        workers: Processes of each trial.
+        trials: Trials to run.
+        sampler: `tpe` or `random`.
+
+    Raises:
+        ConfigError: Where one trial does not fit.
+    """
+    gpu = sum(gpus) >= 1
+
+    def room(threads: int) -> int:
+        return sum(
+            min(int(c) // threads, int(g)) if gpu else int(c) // threads
+            for c, g in zip(cpus, gpus, strict=True)
+        )
+
+    if room(1) < workers:
+        what = "an accelerator and a CPU core" if gpu else "a CPU core"
+        raise ConfigError(
+            f"--workers {workers}: each worker takes {what}, and there are {room(1)}; give "
+            f"--workers {max(room(1), 1)} or fewer"
+        )
+    useful = trials if sampler == "random" else max(2, trials // 4)
+    count = min(room(1) // workers, useful, trials)
+    threads = 1
+    while room(threads + 1) >= count * workers:
+        threads += 1
+    return Slots(count, workers, threads, gpu)
+
+
+@contextmanager
+def running(address: str = "", *, gpus: bool = True) -> Iterator[Cluster]:
+    """Have Ray while the block runs.
+
+    Args:
+        address: Cluster to join; empty starts one on this machine, whatever else runs there.
+        gpus: Whether accelerators may be used.
+
+    Raises:
+        ConfigError: Where there is no cluster at the address.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what matters is said by us
+    if address:
+        yield from _joined(address, gpus)
+    else:
+        yield from _started(gpus)
+
+
+def _started(gpus: bool) -> Iterator[Cluster]:
+    before = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "RAY_ADDRESS")}
+    _remove_left_behind()
+    home = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_TEMP))
+    alive = (home / _ALIVE).open("w")
+    fcntl.flock(alive, fcntl.LOCK_EX)
+    os.environ["RAY_TMPDIR"] = str(home)
+    os.environ.pop("RAY_ADDRESS", None)
+    try:
+        context = ray.init(
+            address="local",
+            num_gpus=None if gpus else 0,
+            include_dashboard=True,  # Train's cleaner of placement groups asks it
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        # Ray's tools look here first for the cluster to talk to: never to another one.
+        (home / "ray" / "ray_current_cluster").write_text(context.address_info["gcs_address"])
+        yield _cluster(context, gpus)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(home, ignore_errors=True)
+        alive.close()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _remove_left_behind() -> None:
+    """Remove the folders of clusters whose process was killed: nobody holds their lock."""
+    for lock in Path(_TEMP).glob(f"{_PREFIX}*/{_ALIVE}"):
+        try:
+            with lock.open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+        except OSError:
+            continue  # it is alive, or another user's
+
+
+def _joined(address: str, gpus: bool) -> Iterator[Cluster]:
+    _knock(address)
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = address  # Ray lets the variable win over the argument
+    try:
+        try:
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RayError, ValueError, RuntimeError) as error:
+            why = str(error).strip().partition("\n")[0]
+            if "RAY_AUTH_MODE" not in os.environ:
+                why += "; where it asks for a token, set RAY_AUTH_MODE=token"
+            raise _silent(address, why) from None
+        yield _cluster(context, gpus)
+    finally:
+        ray.shutdown()
+        if before is None:
+            os.environ.pop("RAY_ADDRESS", None)
+        else:
+            os.environ["RAY_ADDRESS"] = before
+
+
+def _knock(address: str) -> None:
+    """See whether anyone listens at an address: Ray itself would try for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        return
+    if not colon or not port.isdigit():
+        raise ConfigError(f"--address {address}: takes HOST:PORT, such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise _silent(address, error.strerror or str(error)) from None
+
+
+def _silent(address: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"--address {address}: no Ray cluster answers there ({why}); leave --address out to start "
+        "one on this machine"
+    )
+
+
+def _cluster(context: Any, gpus: bool) -> Cluster:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Cluster(
+        dashboard=f"http://{context.dashboard_url}" if context.dashboard_url else "",
+        cpus=tuple(float(node.get("CPU", 0)) for node in nodes),
+        gpus=tuple(float(node.get("GPU", 0)) if gpus else 0.0 for node in nodes),
+    )

@@ -1,0 +1,101 @@
+"""The words that a sweep script takes: `key=value` changes of the base config, and options."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from facerec.config import ConfigError, parse
+from facerec.domains import Scalar
+
+SAMPLERS = ("tpe", "random")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a sweep is run, as far as the command line says so.
+
+    Attributes:
+        overrides: Changes of the base config, key by key.
+        trials: Settings to try; None keeps the sweep's own number, or the resumed one's.
+        resume: Whether to go on with the newest unfinished run of this sweep.
+        workers: Training processes per trial; None keeps the sweep's own number.
+        storage: Folder that the sweep's folder is made in.
+        address: Ray cluster to join; empty starts one on this machine.
+        sampler: `tpe` or `random`; None is tpe, or what a resumed sweep began with.
+        smoke: Two trials of one epoch on small synthetic shards, on the CPU.
+    """
+
+    overrides: dict[str, Scalar] = field(default_factory=dict)
+    trials: int | None = None
+    resume: bool = False
+    workers: int | None = None
+    storage: Path = Path("results")
+    address: str = ""
+    sampler: str | None = None
+    smoke: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name} {value}: takes 1 or more")
+        if self.sampler is not None and self.sampler not in SAMPLERS:
+            near = difflib.get_close_matches(self.sampler, SAMPLERS, n=1, cutoff=0.4)
+            hint = f". Did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"--sampler {self.sampler}: takes tpe or random{hint}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def read(name: str, words: Sequence[str] | None = None) -> Options:
+    """Read the command line; options and `key=value` stand in any order.
+
+    Raises:
+        ConfigError: For an unknown option (with the nearest one), a wrong type, a value out of
+            range.
+        SystemExit: After `--help`.
+    """
+    parser = _Parser(prog=f"python sweeps/{name}.py", allow_abbrev=False, add_help=True)
+    parser.add_argument(
+        "changes", nargs="*", metavar="key=value", help="changes of the base config: epochs=8"
+    )
+    parser.add_argument("--trials", metavar="N", help="settings to try")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted sweep")
+    parser.add_argument("--workers", metavar="N", help="training processes per trial")
+    parser.add_argument("--storage", type=Path, default=Path("results"), metavar="DIR")
+    parser.add_argument("--address", default="", metavar="A", help="Ray cluster to join")
+    parser.add_argument("--sampler", metavar="|".join(SAMPLERS), help="how settings are chosen")
+    parser.add_argument("--smoke", action="store_true", help="two trials of one epoch, a try-out")
+    found, unknown = parser.parse_known_intermixed_args(words)
+    options = [option for action in parser._actions for option in action.option_strings]
+    for word in unknown:
+        near = difflib.get_close_matches(word.split("=")[0], options, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(options)}."
+        raise ConfigError(f"{word}: no such option. {hint}")
+    return Options(
+        overrides=parse(found.changes),
+        trials=_whole("--trials", found.trials),
+        resume=found.resume,
+        workers=_whole("--workers", found.workers),
+        storage=found.storage,
+        address=found.address,
+        sampler=found.sampler,
+        smoke=found.smoke,
+    )
+
+
+def _whole(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"{option} {text}: takes a whole number, 1 or more") from None

@@ -1,0 +1,283 @@
+"""What a sweep found, to look at: a plot of the metric against each searched key, and tables.
+
+Drawn from the files of a sweep's folder alone: no cluster, no GPU, no Ray.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from facerec.tuning import folder as folders
+from facerec.tuning import results
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # after the choice of backend
+from matplotlib.axes import Axes
+
+PLOT = "trials.png"
+
+# status -> (colour, marker, filled); colours tell apart for the colour-blind too.
+_LOOKS = {
+    "completed": ("#0072B2", "o", True),
+    "stopped": ("#8A8A8A", "v", False),
+    "diverged": ("#D55E00", "X", True),
+    "failed": ("#000000", "x", True),
+    "running": ("#009E73", "o", False),
+}
+_LABELS = {"stopped": "stopped early (score so far)", "running": "unfinished"}
+_BEST, _DEFAULT = "#E69F00", "#CC79A7"
+_NUMBERED = 40  # up to so many trials, the plot gives each its number
+_SHOWN = 20  # rows of the printed ranking
+
+
+def write(folder: Path) -> Path:
+    """Draw the metric against each searched key into the sweep's folder; gives the PNG's path.
+
+    Raises:
+        ConfigError: Where the folder is not a sweep's.
+    """
+    begun, trials = folders.read(folder), results.load(folder).trials
+    metric, space = begun["metric"], begun["space"]
+    columns = min(len(space), 3)
+    lines = math.ceil(len(space) / columns)
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(max(5.2 * columns, 6.4), 4.2 * lines + 0.7),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    default = default_trial(trials, begun)
+    for axis, (key, domain) in zip(axes.flat, space.items(), strict=False):
+        _panel(axis, trials, key, domain, metric, default)
+    for axis in axes.flat[len(space) :]:
+        axis.set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(metric)
+    counts = trials["status"].value_counts()
+    told = ", ".join(f"{counts[s]} {s}" for s in results.STATUSES if s in counts)
+    figure.suptitle(f"{folder.name}: {len(trials)} trials ({told})", fontsize=11)
+    handles = {
+        label: handle
+        for axis in axes.flat
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=max(1, min(len(handles), 2 * columns + 1)),
+        frameon=False,
+        fontsize=9,
+        markerscale=0.75,
+    )
+    path = folder / PLOT
+    aside = path.with_name(f".{path.name}.part")
+    figure.savefig(aside, dpi=130, format="png")
+    plt.close(figure)
+    aside.replace(path)
+    return path
+
+
+def default_trial(trials: pd.DataFrame, begun: Mapping[str, Any]) -> int | None:
+    """Give the number of the trial of the paper's values (the first point), if there is one."""
+    if not begun["points"]:
+        return None
+    point = begun["points"][0]
+    for _, row in trials.iterrows():
+        if all(row[key] == value or str(row[key]) == str(value) for key, value in point.items()):
+            return int(row["trial"])
+    return None
+
+
+def _panel(
+    axis: Axes,
+    trials: pd.DataFrame,
+    key: str,
+    domain: Mapping[str, Any],
+    metric: str,
+    default: int | None,
+) -> None:
+    scores = trials[metric] if metric in trials else pd.Series(math.nan, index=trials.index)
+    x = _positions(axis, trials, key, domain)
+    known = scores[trials["status"] != "diverged"].dropna()
+    floor = min(float(known.min()), 0.0) if len(known) else 0.0
+    axis.grid(True, color="#E3E3E3", linewidth=0.8)
+    axis.set_axisbelow(True)
+    for status, (colour, marker, filled) in _LOOKS.items():
+        chosen = (trials["status"] == status).to_numpy()
+        y = scores.to_numpy(float)[chosen]
+        if status == "diverged":
+            y = np.full(chosen.sum(), floor)  # where the search puts them
+        if chosen.any() and not np.isnan(y).all():
+            label = _LABELS.get(status, status)
+            axis.scatter(
+                x[chosen],
+                y,
+                s=46,
+                marker=marker,
+                facecolors=colour if filled else "none",
+                edgecolors=None if marker == "x" else colour,
+                linewidths=1.3,
+                alpha=0.9,
+                label=label,
+                zorder=3,
+            )
+    rings = [(default, "D", _DEFAULT, 150, "the paper's values")]
+    best = trials.loc[trials["rank"] == 1, "trial"]
+    rings.append((int(best.iloc[0]) if len(best) else None, "*", _BEST, 330, "best"))
+    for number, marker, colour, size, name in rings:
+        at = (trials["trial"] == number).to_numpy()
+        if number is not None and at.any() and not np.isnan(scores.to_numpy(float)[at]).any():
+            filled = marker == "*"
+            axis.scatter(
+                x[at],
+                scores.to_numpy(float)[at],
+                s=size,
+                marker=marker,
+                facecolors=colour if filled else "none",
+                edgecolors="#333333" if filled else colour,
+                linewidths=0.8 if filled else 2.2,
+                label=name,
+                zorder=4 if filled else 5,
+            )
+    if len(trials) <= _NUMBERED:
+        for place, score, number in zip(x, scores, trials["trial"], strict=True):
+            if not math.isnan(score):
+                axis.annotate(
+                    str(number),
+                    (place, score),
+                    xytext=(9, 5),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color="#555555",
+                )
+    axis.margins(y=0.1)
+    axis.set_xlabel(key)
+
+
+def _positions(
+    axis: Axes, trials: pd.DataFrame, key: str, domain: Mapping[str, Any]
+) -> NDArray[np.float64]:
+    """Set the axis up, and give each trial's place on it."""
+    if domain["kind"] == "choice":
+        options = [str(option) for option in domain["options"]]
+        place = np.array([options.index(str(value)) for value in trials[key]], np.float64)
+        axis.set_xlim(-0.6, len(options) - 0.4)
+        turned = sum(map(len, options)) > 40
+        axis.set_xticks(
+            range(len(options)),
+            options,
+            rotation=35 if turned else 0,
+            ha="right" if turned else "center",
+            rotation_mode="anchor",
+        )
+        # A little apart, so that equal scores of one option are not one dot.
+        return place + 0.24 * (np.arange(len(trials), dtype=np.float64) * 0.618 % 1 - 0.5)
+    low, high = domain["low"], domain["high"]
+    if domain["kind"] == "log_uniform" or domain.get("log"):
+        axis.set_xscale("log")
+        axis.set_xlim(low / (high / low) ** 0.04, high * (high / low) ** 0.04)
+        ticks = _round_ticks(low, high)
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_xticks([], minor=True)
+    else:
+        axis.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+    return np.asarray(trials[key].to_numpy(np.float64))
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    """Give 3 to 8 round numbers from `low` to `high`, about evenly spaced in the logarithm."""
+    ticks: list[float] = []
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [d * 10.0**p for p in powers for d in digits if low <= d * 10.0**p <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks or [low, high]
+
+
+def console() -> Console:
+    """Give a console for people; where it is a file, tables are as wide as they need to be."""
+    wide = None if Console().is_terminal else 200
+    return Console(highlight=False, markup=False, soft_wrap=True, width=wide)
+
+
+def show(folder: Path, console: Console) -> None:
+    """Print the ranking, the winner beside the paper's values, and where the files are."""
+    begun, trials = folders.read(folder), results.load(folder).trials
+    metric, keys = begun["metric"], list(begun["space"])
+    scores = [metric, *(c for c in map(str, trials) if c.endswith(".accuracy") and c != metric)]
+    scores = [column for column in scores if column in trials]
+    by = ["rank", "epochs", *scores[:1]]
+    order = trials.sort_values(by, ascending=[True, *[False] * (len(by) - 1)])
+    table = Table(title=f"{folder.name}, ranked by {metric}", title_justify="left")
+    for column in ("rank", "trial", *keys, *scores, "epochs", "seconds", "status"):
+        words = column in ("status", *(k for k in keys if begun["space"][k]["kind"] == "choice"))
+        table.add_column(column, justify="left" if words else "right")
+    for _, row in order.head(_SHOWN).iterrows():
+        why = row["reason"] if row["status"] == "diverged" else ""
+        table.add_row(
+            "" if pd.isna(row["rank"]) else str(row["rank"]),
+            str(row["trial"]),
+            *(_shown(row[key]) for key in keys),
+            *(_shown(row[column], 4) for column in scores),
+            _shown(row["epochs"]),
+            _shown(row["seconds"], 0),
+            f"{row['status']} ({why})" if why else row["status"],
+            style="bold" if row["rank"] is not pd.NA and row["rank"] == 1 else None,
+        )
+    console.print(table)
+    if len(trials) > _SHOWN:
+        console.print(f"and {len(trials) - _SHOWN} more in trials.csv")
+    for line in _verdict(trials, begun, scores):
+        console.print(line)
+    tables = f"{folder / 'trials.parquet'}, {folder / 'history.parquet'} (and .csv)"
+    console.print(f"\ntables     {tables}")
+    console.print(f"plot       {folder / PLOT}")
+    if (folder / "best").exists():
+        console.print(f"best model {folder / 'best'}")
+
+
+def _verdict(trials: pd.DataFrame, begun: Mapping[str, Any], scores: Sequence[str]) -> list[str]:
+    best = trials[trials["rank"] == 1]
+    if not len(best):
+        return ["no trial reached its full budget with a score: there is no winner"]
+    row, number = best.iloc[0], default_trial(trials, begun)
+    lines = [_line("best", row, begun, scores)]
+    if number is not None:
+        lines.append(
+            _line("paper", trials[trials["trial"] == number].iloc[0], begun, scores)
+            if number != row["trial"]
+            else "the best trial is the paper's own setting"
+        )
+    lines.append(
+        "one training each, chosen by the same score: a small difference may well be noise"
+    )
+    return lines
+
+
+def _line(name: str, row: Any, begun: Mapping[str, Any], scores: Sequence[str]) -> str:
+    setting = "  ".join(f"{key}={_shown(row[key])}" for key in begun["space"])
+    measured = "  ".join(f"{column} {_shown(row[column], 4)}" for column in scores)
+    status = "" if row["status"] == "completed" else f"  ({row['status']})"
+    return f"{name:<10} {setting}  ->  {measured}{status}"
+
+
+def _shown(value: Any, digits: int | None = None) -> str:
+    if value is None or value is pd.NA or value != value:
+        return ""
+    if isinstance(value, str):
+        return value
+    return f"{value:.{digits}f}" if digits is not None else f"{value:.4g}"

@@ -1,0 +1,160 @@
+"""A sweep's tables: a row per trial, a row per trial and epoch; on disk as Parquet and CSV.
+
+They are written as trials finish and replaced whole, so that `load` works at any time, in another
+process, without Ray and Optuna.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from facerec.config import ConfigError
+from facerec.data.writer import sync
+
+STATUSES = ("completed", "stopped", "diverged", "failed", "running")
+# Columns of a history that are no evaluation.
+_COUNTERS = ("epoch", "step", "images", "loss", "seconds", "images_per_second")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a sweep has found so far.
+
+    Attributes:
+        trials: A row per trial: `trial` (number), `status` (completed, stopped, diverged, failed
+            or running), `reason`, `error`, `rank` (1 is the winner; empty below full budget),
+            `run` (the trial's run folder, relative to the sweep's), the searched keys, `seed`,
+            the metrics of the last epoch (fractions), `epochs`, `seconds`, `images_per_second`,
+            `commit`.
+        history: A row per trial and epoch: `trial`, `epoch`, `step`, `images`, `loss`,
+            `loss.<term>`, `train.accuracy`, metrics.
+    """
+
+    trials: pd.DataFrame
+    history: pd.DataFrame
+
+
+def load(folder: str | os.PathLike[str]) -> Results:
+    """Read a sweep's tables.
+
+    Raises:
+        ConfigError: Where the folder holds no tables.
+    """
+    path = Path(folder)
+    try:
+        return Results(
+            trials=pd.read_parquet(path / "trials.parquet"),
+            history=pd.read_parquet(path / "history.parquet"),
+        )
+    except (OSError, ValueError) as error:
+        inside = sorted(found.parent for found in path.glob("*/trials.parquet"))
+        hint = f"; did you mean {inside[0]}?" if inside else ""
+        line = str(error).partition("\n")[0]
+        raise ConfigError(f"{path}: not a sweep's folder ({line}){hint}") from None
+
+
+def run_folder(number: int) -> str:
+    """Give a trial's run folder, relative to the sweep's."""
+    return f"checkpoints/{number}"
+
+
+def trials_table(
+    rows: Sequence[Mapping[str, Any]], *, metric: str, keys: Sequence[str], seed: int
+) -> pd.DataFrame:
+    """Make the table of trials.
+
+    Args:
+        rows: Per trial: number, status, reason, error, setting, metrics (of the last epoch, with
+            epoch, seconds and images_per_second among them), commit.
+        metric: What the rank follows, downwards.
+        keys: The searched keys.
+        seed: The seed of trials that do not search it.
+    """
+    names = dict.fromkeys(
+        name
+        for row in rows
+        for name in row["metrics"]
+        if name not in _COUNTERS and not name.startswith(("loss.", "train."))
+    )
+    table: dict[str, Any] = {
+        "trial": pd.array([row["number"] for row in rows], dtype="int64"),
+        **{name: _text([row[name] for row in rows]) for name in ("status", "reason", "error")},
+        "rank": _ranks(rows, metric),
+        "run": _text([run_folder(row["number"]) for row in rows]),
+        **{key: _column([row["setting"].get(key) for row in rows]) for key in keys},
+    }
+    if "seed" not in keys:
+        table["seed"] = pd.array([seed] * len(rows), dtype="int64")
+    for name in [*names, "epoch", "seconds", "images_per_second"]:
+        values = [row["metrics"].get(name) for row in rows]
+        table["epochs" if name == "epoch" else name] = pd.array(
+            [math.nan if value is None else value for value in values], dtype="float64"
+        )
+    table["commit"] = _text([row["commit"] for row in rows])
+    return pd.DataFrame(table)
+
+
+def history_table(histories: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """Put the trials' histories under one another, with the column `trial` first."""
+    parts = []
+    for number in sorted(histories):
+        part = histories[number].copy()
+        part.insert(0, "trial", number)
+        parts.append(part)
+    if not parts:
+        return pd.DataFrame({"trial": pd.array([], "int64"), "epoch": pd.array([], "float64")})
+    return pd.concat(parts, ignore_index=True)
+
+
+def write(folder: Path, name: str, table: pd.DataFrame) -> None:
+    """Replace `name.parquet` and `name.csv`, each aside, made durable, and renamed."""
+    parquet = io.BytesIO()
+    table.to_parquet(parquet, index=False)
+    _replace(folder / f"{name}.parquet", parquet.getvalue())
+    _replace(folder / f"{name}.csv", table.to_csv(index=False).encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}.part")
+    with open(aside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    sync(path.parent)
+
+
+def _ranks(rows: Sequence[Mapping[str, Any]], metric: str) -> Any:
+    """Rank what reached its full budget, by the metric; ties go to the earlier trial."""
+    scores = {
+        row["number"]: row["metrics"][metric]
+        for row in rows
+        if row["status"] == "completed" and row["metrics"].get(metric) is not None
+    }
+    order = sorted(scores, key=lambda number: (-scores[number], number))
+    ranks = {number: place for place, number in enumerate(order, 1)}
+    return pd.array([ranks.get(row["number"]) for row in rows], dtype="Int64")
+
+
+def _text(values: Sequence[str]) -> Any:
+    return pd.array(list(values), dtype="str")
+
+
+def _column(values: Sequence[Any]) -> Any:
+    """Give searched values a column type; mixed ones (`none` or a number) become text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return pd.array(list(values), dtype="boolean")
+    if kinds == {int}:
+        return pd.array(list(values), dtype="Int64")
+    if kinds <= {int, float}:
+        return pd.array([math.nan if v is None else float(v) for v in values], dtype="float64")
+    return pd.array([None if v is None else str(v) for v in values], dtype="str")

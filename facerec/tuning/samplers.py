@@ -1,0 +1,203 @@
+"""Where settings come from: Optuna samplers whose draws are functions of (seed, trial's number).
+
+A sweep that was killed and resumed therefore asks for the same settings as an undisturbed one
+(random sampling, and the first draws of TPE), or for ones as good (TPE's later draws, which follow
+from the results that were known when they were asked for).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from facerec.domains import Choice, Domain, IntUniform, LogUniform, Scalar, Uniform
+
+
+def distribution(domain: Domain) -> BaseDistribution:
+    """Give Optuna's word for a domain."""
+    match domain:
+        case Uniform(low, high):
+            return FloatDistribution(low, high)
+        case LogUniform(low, high):
+            return FloatDistribution(low, high, log=True)
+        case IntUniform(low, high, log):
+            return IntDistribution(low, high, log=log)
+        case Choice(options):
+            return CategoricalDistribution(options)
+
+
+class RandomByNumber(BaseSampler):  # type: ignore[misc]  # Optuna is not followed
+    """Independent draws, each from (seed, number, key)."""
+
+    def __init__(self, keys: Sequence[str], seed: int) -> None:
+        self._keys, self._seed = list(keys), seed
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Nothing is drawn jointly."""
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing is drawn jointly."""
+        return {}
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Draw one value."""
+        return _at(self.unit(trial.number, param_name), param_distribution)
+
+    def unit(self, number: int, key: str) -> float:
+        """Give the number in [0, 1) that the draw of `key` in trial `number` comes from."""
+        return float(np.random.default_rng([self._seed, number, self._keys.index(key)]).random())
+
+
+class SpreadByNumber(RandomByNumber):
+    """Draws that spread evenly over the space, however few they are.
+
+    Real keys follow the additive recurrence of the generalised golden ratio (a low-discrepancy
+    sequence) from a random start; the first choice goes round its options, so that k of them are
+    all tried by the first k trials.
+
+    Args:
+        space: Searched key -> domain.
+        seed: Of the random start.
+        first: The setting of trial 0 where it is given; the round of options begins there.
+    """
+
+    def __init__(self, space: Mapping[str, Domain], seed: int, first: Mapping[str, Scalar]) -> None:
+        super().__init__(list(space), seed)
+        count = len(space)
+        golden = 2.0
+        for _ in range(64):  # the root of x^(d + 1) = x + 1
+            golden = (1 + golden) ** (1 / (count + 1))
+        self._steps = [golden ** -(i + 1) for i in range(count)]
+        start = np.random.default_rng([seed, count]).random(count)
+        self._start = [float(value) for value in start]
+        choices = [key for key, domain in space.items() if isinstance(domain, Choice)]
+        self._round = choices[0] if choices else None
+        if self._round is not None:
+            domain = space[self._round]
+            assert isinstance(domain, Choice)
+            self._options = len(domain.options)
+            self._offset = domain.options.index(first[self._round]) if first else 0
+
+    def unit(self, number: int, key: str) -> float:
+        """Give the number in [0, 1) that the draw of `key` in trial `number` comes from."""
+        if key == self._round:
+            return ((number + self._offset) % self._options + 0.5) / self._options
+        index = self._keys.index(key)
+        return (self._start[index] + number * self._steps[index]) % 1.0
+
+
+class SpreadThenTPE(BaseSampler):  # type: ignore[misc]  # Optuna is not followed
+    """Spread draws for the first trials, then the tree-structured Parzen estimator.
+
+    TPE is multivariate, and counts running trials as bad ones while they run, so that trials
+    asked for at the same time differ.
+
+    Args:
+        first: Gives the first draws.
+        startup: Trials below this number are spread.
+        seed: Of TPE, together with the trial's number.
+    """
+
+    def __init__(self, first: SpreadByNumber, startup: int, seed: int) -> None:
+        self._first, self._startup, self._seed = first, startup, seed
+        self._sampler: BaseSampler = first
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Choose who draws this trial."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        if trial.number < self._startup or not study.get_trials(deepcopy=False, states=states):
+            self._sampler = self._first
+        else:
+            seed = np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0]
+            self._sampler = TPESampler(
+                seed=int(seed), n_startup_trials=0, multivariate=True, constant_liar=True
+            )
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Give what is drawn jointly."""
+        space: dict[str, BaseDistribution] = self._sampler.infer_relative_search_space(study, trial)
+        return space
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw jointly."""
+        drawn: dict[str, Any] = self._sampler.sample_relative(study, trial, search_space)
+        return drawn
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Draw one value."""
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+def build(
+    name: str,
+    space: Mapping[str, Domain],
+    *,
+    trials: int,
+    seed: int,
+    first: Mapping[str, Scalar],
+) -> BaseSampler:
+    """Give the sampler of a sweep.
+
+    Args:
+        name: `tpe` or `random`.
+        space: Searched key -> domain.
+        trials: Length of the sweep; half of it, at most 10 trials, is spread before TPE starts
+            (but each option of a choice is tried once).
+        seed: Of all draws.
+        first: The setting of trial 0 where it is given.
+    """
+    if name == "random":
+        return RandomByNumber(list(space), seed)
+    options = max((len(d.options) for d in space.values() if isinstance(d, Choice)), default=0)
+    startup = max(min(10, trials // 2), min(options, trials))
+    return SpreadThenTPE(SpreadByNumber(space, seed, first), startup, seed)
+
+
+def _at(unit: float, wanted: BaseDistribution) -> Any:
+    """Map a number in [0, 1) to a distribution's value."""
+    match wanted:
+        case FloatDistribution(low=low, high=high, log=True):
+            return min(max(math.exp(math.log(low) + unit * math.log(high / low)), low), high)
+        case FloatDistribution(low=low, high=high):
+            return low + unit * (high - low)
+        case IntDistribution(low=low, high=high, log=True):
+            drawn = math.exp(math.log(low - 0.5) + unit * math.log((high + 0.5) / (low - 0.5)))
+            return min(max(round(drawn), low), high)
+        case IntDistribution(low=low, high=high):
+            return low + int(unit * (high - low + 1))
+        case CategoricalDistribution(choices=choices):
+            return choices[int(unit * len(choices))]
+    raise AssertionError(wanted)

@@ -1,0 +1,228 @@
+"""One trial on Ray: in a process of its own, or as several Ray Train workers.
+
+Both ways call the same `facerec.train.train`, resume from the newest checkpoint in the trial's
+run folder, and send Tune what `facerec.tuning.search` reads: the metrics, a finite objective, and
+how it ended.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train.torch
+import torch
+from ray import tune
+from ray.util.queue import Empty, Queue
+
+from facerec import checkpoint
+from facerec.config import ConfigError, TrainConfig, override
+from facerec.data.shards import DataError
+from facerec.train import Diverged, train
+from facerec.tuning import results
+from facerec.tuning.cluster import Slots
+from facerec.tuning.search import (
+    ACCIDENT,
+    DIVERGED,
+    FINISHED,
+    OBJECTIVE,
+    OUTCOME,
+    REFUSED,
+    TEXT,
+    WORST,
+)
+
+Send = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a sweep have in common.
+
+    Attributes:
+        base: The config that each trial changes.
+        folder: The sweep's folder.
+        name: The sweep folder's name.
+        metric: What is maximised.
+        slots: How the machine is shared.
+    """
+
+    base: TrainConfig
+    folder: Path
+    name: str
+    metric: str
+    slots: Slots
+
+    def run(self, number: int) -> Path:
+        """Give the run folder of a trial."""
+        return self.folder / results.run_folder(number)
+
+    def title(self, config: Mapping[str, Any]) -> str:
+        """Give a trial's readable name: `uniface_margin-003 margin=0.31 scale=42`."""
+        parts = [f"{self.name}-{config['number']:03d}"]
+        for key, value in config.items():
+            if key != "number":
+                shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+                parts.append(f"{key.rsplit('.', 1)[-1]}={shown}")
+        return " ".join(parts)
+
+
+def trainable(job: Job) -> Any:
+    """Give Tune's function for the sweep's trials, with the resources of one trial."""
+    slots = job.slots
+
+    def alone(config: dict[str, Any]) -> None:
+        _guarded(lambda: _train(job, config, tune.report), tune.report)
+
+    def together(config: dict[str, Any]) -> None:
+        _guarded(lambda: _train_together(job, config), tune.report)
+
+    if slots.workers == 1:
+        resources = {"CPU": slots.threads, **({"GPU": 1} if slots.gpu else {})}
+        return tune.with_resources(alone, resources)
+    # The workers stand in a placement group of their own; the driver takes next to nothing, for
+    # which each worker leaves a little.
+    return tune.with_resources(together, {"CPU": _DRIVER_CPU})
+
+
+_DRIVER_CPU = 0.01
+_WORKER_SHARE = 0.95  # of the cores that a worker's threads use
+
+
+def _guarded(work: Callable[[], None], send: Send) -> None:
+    """Say how a trial ended; an accident goes up to Tune, which runs the trial again."""
+    try:
+        work()
+    except Diverged as error:
+        send({OBJECTIVE: WORST, OUTCOME: DIVERGED, TEXT: error.reason})
+    except (ConfigError, DataError) as error:
+        send({OUTCOME: REFUSED, TEXT: str(error)})
+    except Exception as error:
+        line = str(error).strip().rpartition("\n")[2]
+        told = line if isinstance(error, _WorkerAccident) else f"{type(error).__name__}: {line}"
+        send({OUTCOME: ACCIDENT, TEXT: told})
+        raise
+
+
+class _WorkerAccident(RuntimeError):
+    """What a Ray Train worker said before it ended."""
+
+
+def _train(job: Job, setting: Mapping[str, Any], send: Send, *, first: bool = True) -> None:
+    """Train in this process; where several do, each calls it, and the first one sends."""
+    if not job.slots.gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(job.slots.threads)
+    changes = {key: value for key, value in setting.items() if key != "number"}
+    run = job.run(setting["number"])
+    sent: dict[str, float] = {}
+
+    def report(metrics: Mapping[str, float], folder: Path | None) -> None:
+        sent.update(metrics)
+        send(_message(job, metrics))
+
+    config, newest = override(job.base, changes), checkpoint.latest(run)
+    try:
+        final = train(config, run=run, report=report, resume_from=newest)
+    except ConfigError:
+        if newest is None:
+            raise
+        if first:  # a damaged checkpoint: from the start, then
+            shutil.rmtree(run, ignore_errors=True)
+        final = train(config, run=run, report=report)
+    if not first:
+        return  # it has measured nothing
+    if final.get("epoch") != sent.get("epoch"):  # it was complete before it was interrupted
+        report(final, None)
+    send({**_message(job, final), OUTCOME: FINISHED})
+
+
+def _message(job: Job, metrics: Mapping[str, float]) -> dict[str, Any]:
+    if job.metric not in metrics:
+        near = difflib.get_close_matches(job.metric, metrics, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(metrics)}."
+        raise ConfigError(f"metric = {job.metric}: the trainings do not report it. {hint}")
+    value = metrics[job.metric]
+    return {
+        "epoch": metrics["epoch"],
+        OBJECTIVE: value if math.isfinite(value) else WORST,
+        OUTCOME: "",
+        TEXT: "",
+        "metrics": dict(metrics),
+    }
+
+
+def _train_together(job: Job, setting: Mapping[str, Any]) -> None:
+    """Train with several Ray Train workers; their messages come through a mailbox.
+
+    (Ray Train's own reports are barriers that every worker has to pass; the loop reports on rank
+    0 alone.)
+    """
+    mailbox = Queue(actor_options={"num_cpus": 0})
+    slots = job.slots
+
+    def work(shared: dict[str, Any]) -> None:
+        send: Send = shared["mailbox"].put
+        first = ray.train.get_context().get_world_rank() == 0
+        _guarded(lambda: _train(job, shared["setting"], send, first=first), send)
+
+    trainer = ray.train.torch.TorchTrainer(
+        work,
+        train_loop_config={"mailbox": mailbox, "setting": dict(setting)},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=slots.workers,
+            use_gpu=slots.gpu,
+            resources_per_worker={
+                "CPU": slots.threads * _WORKER_SHARE,
+                **({"GPU": 1} if slots.gpu else {}),
+            },
+        ),
+        run_config=ray.train.RunConfig(
+            name=_unused(job.folder / "ray" / "train", job.title(setting)),
+            storage_path=str(job.folder / "ray" / "train"),
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=3),
+        ),
+    )
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)  # daemon: Tune may end this process
+    thread.start()
+    while True:
+        alive = thread.is_alive()
+        try:
+            message = mailbox.get(timeout=0.5)
+        except Empty:
+            if alive:
+                continue
+            break
+        if message[OUTCOME] == ACCIDENT:
+            thread.join()
+            raise _WorkerAccident(message[TEXT])
+        tune.report(message)
+        if message[OUTCOME] in (DIVERGED, REFUSED):
+            return  # other workers may be waiting for the one that stopped
+    if failure:
+        raise failure[0]
+
+
+def _unused(folder: Path, name: str) -> str:
+    """Give a name that no earlier attempt has used: Train would go on with its state."""
+    plain = name.replace("/", "_")
+    attempt, unused = 1, plain
+    while (folder / unused).exists():
+        attempt += 1
+        unused = f"{plain} attempt {attempt}"
+    return unused

@@ -1,0 +1,187 @@
+"""What is done while trials run: lines for the reader, names for the dashboard, tables, `best`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import ray
+from ray.tune import Callback
+
+from facerec import history
+from facerec.tuning import report, results
+from facerec.tuning.search import METRICS, OUTCOME, JournalSearcher, kept
+from facerec.tuning.trials import Job
+
+_QUIET = 15.0  # seconds between two lines about the same running trial
+
+
+class Board:
+    """An actor whose tasks are the trials, under their names: the dashboard shows them."""
+
+    def __init__(self) -> None:
+        self._over: dict[str, asyncio.Event] = {}
+
+    async def trial(self, title: str) -> None:
+        """Run as long as the trial does."""
+        print(f"{title}: starts", flush=True)
+        self._over[title] = asyncio.Event()
+        await self._over[title].wait()
+
+    async def tell(self, title: str, text: str, over: bool) -> None:
+        """Write a line into the actor's log; end the trial's task when it is over."""
+        print(f"{title}: {text}", flush=True)
+        if over and title in self._over:
+            self._over.pop(title).set()
+
+
+class Tables:
+    """The sweep's tables and `best`, kept up to date in its folder."""
+
+    def __init__(self, folder: Path, searcher: JournalSearcher) -> None:
+        self._folder, self._searcher = folder, searcher
+        self._histories: dict[int, pd.DataFrame] = {}
+        self._read: set[int] = set()  # trials that are over, whose history is read for good
+        self._winner: int | None = None
+        self._warned = False
+
+    def write(self) -> pd.DataFrame:
+        """Write all tables, and `best` where the winner changed; gives the trials."""
+        rows, sweep = self._searcher.rows(), self._searcher.sweep
+        trials = results.trials_table(
+            rows, metric=sweep.metric, keys=list(sweep.space), seed=sweep.base.seed
+        )
+        for row in rows:
+            number = row["number"]
+            if number not in self._read and (
+                found := history.read(self._folder / results.run_folder(number))
+            ):
+                self._histories[number] = pd.DataFrame(found)
+            if row["status"] != "running":
+                self._read.add(number)
+        try:
+            results.write(self._folder, "trials", trials)
+            results.write(self._folder, "history", results.history_table(self._histories))
+            winners = trials.loc[trials["rank"] == 1, "trial"]
+            if len(winners) and (winner := int(winners.iloc[0])) != self._winner:
+                replace_best(self._folder, self._folder / results.run_folder(winner))
+                self._winner = winner
+        except OSError as error:
+            # The journal has it all; a full disk must not end the trials that still run.
+            if not self._warned:
+                print(f"warning: tables cannot be written now: {error}", file=sys.stderr)
+            self._warned = True
+        return trials
+
+
+def replace_best(folder: Path, run: Path) -> None:
+    """Make `best` a copy of a run folder; it is never half a copy.
+
+    Files are linked where the file system can: they are only ever replaced, not changed.
+    """
+    aside, old = folder / ".best.new", folder / ".best.old"
+    for left in (aside, old):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(run, aside, copy_function=_link, ignore=shutil.ignore_patterns(".*"))
+    best = folder / "best"
+    if best.exists():
+        os.rename(best, old)
+    os.rename(aside, best)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+class Watch(Callback):  # type: ignore[misc]  # Ray has no types
+    """Tune's callback of a sweep; what fails in it ends the sweep as the searcher's failure."""
+
+    def __init__(self, job: Job, searcher: JournalSearcher, tables: Tables) -> None:
+        self._job, self._searcher, self._tables = job, searcher, tables
+        self._console = report.console()
+        self._spoken: dict[int, float] = {}
+        self._board = ray.remote(num_cpus=0)(Board).options(name=job.name).remote()
+
+    @kept
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Name the trial, and list it as running."""
+        title = self._job.title(trial.config)
+        self._board.trial.options(name=title).remote(title)
+        self._spoken[trial.config["number"]] = time.monotonic()
+        self._tables.write()
+
+    @kept
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Say how far a trial is, now and then."""
+        metrics = result.get(METRICS.rstrip("/"), {})
+        if result.get(OUTCOME) or not metrics:
+            return
+        text = (
+            f"epoch {metrics['epoch']:g} of {self._job.base.epochs:g}  "
+            f"{self._job.metric} {metrics[self._job.metric]:.4f}  loss {metrics['loss']:.3f}"
+        )
+        title, number = self._job.title(trial.config), trial.config["number"]
+        self._board.tell.remote(title, text, False)
+        if time.monotonic() - self._spoken.get(number, 0.0) > _QUIET:
+            self._spoken[number] = time.monotonic()
+            self._console.print(f"{title}  {text}", style="dim")
+
+    @kept
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that a trial met an accident and runs again."""
+        self._console.print(f"{self._job.title(trial.config)}  met an accident, runs again")
+
+    @kept
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Write the tables and say how the trial ended."""
+        self._ended(trial)
+
+    @kept
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Write the tables and say why the trial failed."""
+        self._ended(trial)
+
+    def _ended(self, trial: Any) -> None:
+        table = self._tables.write()
+        title, number = self._job.title(trial.config), trial.config["number"]
+        row = table.loc[table["trial"] == number].iloc[0]
+        text = _ending(row, self._job.metric)
+        self._board.tell.remote(title, text, True)
+        if not self._searcher.refusal:
+            self._console.print(f"{title}  {text}")
+
+    @property
+    def failure(self) -> Exception | None:
+        """The searcher's failure."""
+        return self._searcher.failure
+
+    @failure.setter
+    def failure(self, error: Exception) -> None:
+        self._searcher.failure = error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _ending(row: Mapping[str, Any], metric: str) -> str:
+    why = row["reason"] if row["status"] == "diverged" else row["error"]
+    words = [f"{row['status']} ({why})" if why else row["status"]]
+    for column, shown in ((metric, "{} {:.4f}"), ("epochs", "{} {:g}"), ("seconds", "{1:.0f} s")):
+        if column in row and not pd.isna(row[column]):
+            words.append(shown.format(column, row[column]))
+    if not pd.isna(row["rank"]) and row["rank"] == 1:
+        words.append("best so far")
+    return "  ".join(words)

@@ -1,0 +1,21 @@
+"""How much margin does UniFace want, and at which scale?
+
+python sweeps/uniface_margin.py data.train=shards/faces
+"""
+
+from facerec.config import Component
+from facerec.domains import LogUniform, Uniform
+from facerec.presets import laptop
+from facerec.tuning.runner import main
+from facerec.tuning.sweep import Sweep
+
+SWEEP = Sweep(
+    name="uniface_margin",
+    base=laptop(Component("uniface")),
+    space={"loss.margin": Uniform(0.0, 0.7), "loss.scale": LogUniform(16, 96)},
+    points=({"loss.margin": 0.4, "loss.scale": 64.0},),
+    trials=8,
+)
+
+if __name__ == "__main__":
+    main(SWEEP)
