@@ -169,16 +169,19 @@ def _chosen(sweep: Sweep, chosen: Options) -> Sweep:
     if chosen.smoke:
         base, trials = override(base, {"epochs": 1, "precision": "fp32", "data.train": ""}), 2
     base = override(base, chosen.overrides)
-    for key, value in chosen.overrides.items():
-        if key in sweep.space:
-            raise ConfigError(
-                f"{key}={value}: this sweep searches {key} in {sweep.space[key]}; leave it out, "
-                "or change the script's space"
-            )
+    space = {key: sweep.space[key] for key in sweep.space if key not in chosen.overrides}
+    if not space:
+        raise ConfigError(
+            f"{', '.join(sweep.space)}: all that this sweep searches is fixed; leave one of them "
+            "out, or train once with facerec train"
+        )
+    points = [{key: point[key] for key in space} for point in sweep.points]
     base = data.with_data(base, smoke=chosen.smoke)
     return replace(
         sweep,
         base=base,
+        space=space,
+        points=tuple(point for n, point in enumerate(points) if point not in points[:n]),
         trials=chosen.trials or trials,
         workers=chosen.workers or sweep.workers,
     )

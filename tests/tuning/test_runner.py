@@ -15,6 +15,7 @@ from facerec.config import ConfigError
 from facerec.data.shards import Shards
 from facerec.evaluation import protocols
 from facerec.tuning import cluster, folder, results, runner
+from facerec.tuning.options import Options
 from tests.conftest import write_toy_shards
 from tests.tuning.conftest import PAPER, small_base, small_sweep
 
@@ -25,7 +26,7 @@ from tests.tuning.conftest import PAPER, small_base, small_sweep
         ("loss.margn=0.4", ["loss.margn", "margin"]),
         ("optimizer.lr=fast", ["optimizer.lr", "'fast'", "number"]),
         ("loss.margin=1.9", ["loss.margin = 1.9", "1"]),
-        ("loss.margin=0.4", ["loss.margin=0.4", "searches loss.margin"]),
+        ("loss.margin=0.4 loss.scale=32", ["loss.margin, loss.scale", "facerec train"]),
         ("epochs=0", ["epochs = 0"]),
         ("epochs", ["'epochs'", "key=value"]),
         ("epochs=2 epochs=3", ["epochs", "twice"]),
@@ -38,6 +39,7 @@ from tests.tuning.conftest import PAPER, small_base, small_sweep
         ("data.train={tmp}/none", ["{tmp}/none", "no such folder"]),
         ("data.train={tmp}/half", ["{tmp}/half", "half-written"]),
         ("data.train={tmp}/no_val", ["{tmp}/no_val", "no val split", "--val-identities"]),
+        ("data.train={tmp}/few", ["{tmp}/few", "needs 10,000", "19 identities"]),
         ("data.eval={tmp}/none", ["{tmp}/none", "no such folder"]),
         ("data.eval={tmp}/file", ["{tmp}/file"]),
         ("--storage {tmp}/file/results", ["{tmp}/file", "cannot be written"]),
@@ -54,6 +56,7 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
     (tmp_path / "file").write_text("no set")
     (tmp_path / "half").mkdir()
     write_toy_shards(tmp_path / "no_val", identities=2, images=2, val=0)
+    write_toy_shards(tmp_path / "few", identities=2, images=2, val=3)
     sweep = small_sweep(small_base(toy_shards))
     storage = tmp_path / "results"
     argv = [word.format(tmp=tmp_path) for word in words.split()]
@@ -69,6 +72,16 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
         assert word.format(tmp=tmp_path) in printed.err
     assert not storage.exists()
     assert not ray.is_initialized()
+
+
+def test_a_searched_key_on_the_command_line_is_fixed_and_no_longer_searched(
+    toy_shards: Path,
+) -> None:
+    sweep = small_sweep(small_base(toy_shards))
+    fixed = runner._chosen(sweep, Options(overrides={"loss.scale": "32"}))
+    assert list(fixed.space) == ["loss.margin"]
+    assert fixed.points == ({"loss.margin": 0.4},)
+    assert fixed.config(fixed.points[0]).loss.args == {"margin": 0.4, "scale": 32.0}
 
 
 @pytest.fixture(scope="module")
