@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from facerec.config import Component, DataConfig, HeadConfig, OptimizerConfig, TrainConfig
+from facerec.config import (
+    Component,
+    DataConfig,
+    EvalConfig,
+    HeadConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from facerec.data.augment import Augment
 
 
@@ -15,6 +22,7 @@ def laptop(loss: Component) -> TrainConfig:
     """
     return TrainConfig(
         loss=loss,
+        eval=EvalConfig(every=2),  # measuring 2,400 images of pairs costs half an epoch
         backbone=Component("tiny"),
         head=HeadConfig(embedding_size=128),
         data=DataConfig(

@@ -14,7 +14,7 @@ from facerec.tuning.sweep import Sweep
 SWEEP = Sweep(
     name="arcface_margin",
     base=laptop(Component("arcface")),
-    space={"loss.margin": Uniform(0.0, 0.7), "loss.scale": LogUniform(16, 96)},
+    space={"loss.margin": Uniform(0.0, 0.7), "loss.scale": LogUniform(10, 100)},
     points=({"loss.margin": 0.5, "loss.scale": 64.0},),
     trials=8,
 )

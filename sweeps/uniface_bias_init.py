@@ -18,7 +18,7 @@ SWEEP = Sweep(
     base=laptop(Component("uniface")),
     space={
         "loss.bias_init": UnifiedCrossEntropy.space["bias_init"],
-        "loss.scale": LogUniform(16, 96),
+        "loss.scale": LogUniform(10, 100),
     },
     points=({"loss.bias_init": "log_10rc", "loss.scale": 64.0},),
     trials=16,
