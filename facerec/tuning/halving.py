@@ -37,28 +37,38 @@ class JournalHalving(ASHAScheduler):  # type: ignore[misc]  # Ray has no types
         )
         self._epochs, self._searcher = epochs, searcher
         for number, values in searcher.reported().items():
-            self._replay(f"journal-{number}", values)
+            trial = _known_as(number)
+            super().on_trial_add(None, trial)
+            for epoch, value in sorted(values.items()):
+                super().on_trial_result(None, trial, {"epoch": epoch, OBJECTIVE: value})
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Give a trial that goes on the places at the rungs that it had."""
-        super().on_trial_add(tune_controller, trial)
-        number = trial.config["number"]
-        self._replay(trial.trial_id, self._searcher.reported(number).get(number, {}))
+        """Take a trial up; one that goes on keeps the places at the rungs that it had."""
+        known = _known_as(trial.config["number"])
+        if known.trial_id not in self._trial_info:
+            super().on_trial_add(tune_controller, known)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stop a trial of the lower half, unless it is near its end or has the paper's values."""
-        decision = super().on_trial_result(tune_controller, trial, result)
-        spared = bool(self._searcher.sweep.points) and trial.config["number"] == 0
+        number = trial.config["number"]
+        decision = super().on_trial_result(tune_controller, _known_as(number), result)
+        spared = bool(self._searcher.sweep.points) and number == 0
         if spared or result.get("epoch", 0) > 0.75 * self._epochs:
             return str(self.CONTINUE)
         return str(decision)
 
-    def _replay(self, trial_id: str, values: dict[int, float]) -> None:
-        trial = SimpleNamespace(trial_id=trial_id)
-        if trial_id not in self._trial_info:
-            super().on_trial_add(None, trial)
-        for epoch, value in sorted(values.items()):
-            super().on_trial_result(None, trial, {"epoch": epoch, OBJECTIVE: value})
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Let a trial go that is over."""
+        super().on_trial_complete(tune_controller, _known_as(trial.config["number"]), result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Let a trial go that never ran."""
+        super().on_trial_remove(tune_controller, _known_as(trial.config["number"]))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def _known_as(number: int) -> SimpleNamespace:
+    """Give a trial as ASHA knows it: by its number, which outlives Tune's own names."""
+    return SimpleNamespace(trial_id=str(number))

@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -222,10 +223,17 @@ def show(folder: Path, console: Console) -> None:
     scores = [column for column in scores if column in trials]
     by = ["rank", "epochs", *scores[:1]]
     order = trials.sort_values(by, ascending=[True, *[False] * (len(by) - 1)])
-    table = Table(title=f"{folder.name}, ranked by {metric}", title_justify="left")
+    title = f"{folder.name}, ranked by {metric}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("rank", "trial", *keys, *scores, "epochs", "seconds", "status"):
         words = column in ("status", *(k for k in keys if begun["space"][k]["kind"] == "choice"))
-        table.add_column(column, justify="left" if words else "right")
+        heading = column.replace(".", ".\n")  # narrow
+        table.add_column(
+            heading,
+            justify="left" if words else "right",
+            overflow="fold",
+            no_wrap=column == "status",
+        )
     for _, row in order.head(_SHOWN).iterrows():
         why = row["reason"] if row["status"] == "diverged" else ""
         table.add_row(

@@ -71,6 +71,9 @@ class RandomByNumber(BaseSampler):  # type: ignore[misc]  # Optuna is not follow
         return float(np.random.default_rng([self._seed, number, self._keys.index(key)]).random())
 
 
+_RIM = 0.05  # of a range on each side: few draws say more away from its ends
+
+
 class SpreadByNumber(RandomByNumber):
     """Draws that spread evenly over the space, however few they are.
 
@@ -106,7 +109,8 @@ class SpreadByNumber(RandomByNumber):
         if key == self._round:
             return ((number + self._offset) % self._options + 0.5) / self._options
         index = self._keys.index(key)
-        return (self._start[index] + number * self._steps[index]) % 1.0
+        spread = (self._start[index] + number * self._steps[index]) % 1.0
+        return _RIM + (1 - 2 * _RIM) * spread
 
 
 class SpreadThenTPE(BaseSampler):  # type: ignore[misc]  # Optuna is not followed

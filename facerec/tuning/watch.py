@@ -32,6 +32,8 @@ class Board:
     async def trial(self, title: str) -> None:
         """Run as long as the trial does."""
         print(f"{title}: starts", flush=True)
+        if title in self._over:
+            return  # it runs again after an accident, and is listed already
         self._over[title] = asyncio.Event()
         await self._over[title].wait()
 

@@ -21,7 +21,7 @@ PAPER = {"loss.margin": 0.4, "loss.scale": 64.0}
 def small_base(shards: Path) -> TrainConfig:
     return override(
         laptop(Component("cosface")),
-        {"data.train": str(shards), "data.batch_size": 40, "epochs": 2},
+        {"data.train": str(shards), "data.batch_size": 40, "epochs": 2, "eval.every": 1},
     )
 
 
