@@ -152,7 +152,7 @@ def _started(gpus: bool) -> Iterator[Cluster]:
         yield _cluster(context, gpus)
     finally:
         ray.shutdown()
-        shutil.rmtree(home, ignore_errors=True)
+        _remove(home)
         alive.close()
         for name, value in before.items():
             if value is None:
@@ -161,13 +161,20 @@ def _started(gpus: bool) -> Iterator[Cluster]:
                 os.environ[name] = value
 
 
+def _remove(home: Path) -> None:
+    """Remove a cluster's folder; what its last processes still write is left to the next sweep."""
+    shutil.rmtree(home / "ray", ignore_errors=True)
+    if not (home / "ray").exists():
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def _remove_left_behind() -> None:
     """Remove the folders of clusters whose process was killed: nobody holds their lock."""
     for lock in Path(_TEMP).glob(f"{_PREFIX}*/{_ALIVE}"):
         try:
             with lock.open("w") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.parent, ignore_errors=True)
+                _remove(lock.parent)
         except OSError:
             continue  # it is alive, or another user's
 
