@@ -206,13 +206,15 @@ def _search(
     tables.write()
     remaining = searcher.remaining()
     done = sum(row["status"] != "running" for row in searcher.rows())
-    console.print(
+    about = (
         f"sweep      {path}: {sweep.metric} over {', '.join(sweep.space)}\n"
         f"           {sweep.trials} trials, epochs={sweep.base.epochs:g}, {begun['sampler']}"
         f"{', lagging ones stop early' if sweep.early_stop else ''}"
         f"{f'; {done} are done, {remaining} to go' if done else ''}\n"
         f"data       {described}"
     )
+    if not remaining:
+        console.print(about)
     if remaining:
         shutil.rmtree(path / "ray", ignore_errors=True)  # Ray's own notes: a cache
         try:
@@ -224,7 +226,7 @@ def _search(
                     trials=sweep.trials,  # the same threads before and after an interruption
                     sampler=begun["sampler"],
                 )
-                console.print(_machine(up, slots, path.name))
+                console.print(f"{_dashboard(up, path.name)}\n{about}\n{_machine(up, slots)}")
                 job = Job(sweep.base, path.resolve(), path.name, sweep.metric, slots)
                 search(job, searcher, tables)
         except KeyboardInterrupt:
@@ -242,15 +244,23 @@ def _search(
     return results.load(path)
 
 
-def _machine(up: cluster.Cluster, slots: cluster.Slots, name: str) -> str:
+def _dashboard(up: cluster.Cluster, name: str) -> str:
+    if not up.dashboard:
+        return "dashboard  none"
+    ray = Path(os.path.relpath(Path(sys.executable).with_name("ray")))
+    return (
+        f"dashboard  {up.dashboard}   (trials: Actors, {name})\n"
+        f"           asks for a token, which this prints: {ray} get-auth-token"
+    )
+
+
+def _machine(up: cluster.Cluster, slots: cluster.Slots) -> str:
     each = f"{slots.threads} thread{'s' if slots.threads > 1 else ''}"
     if slots.workers > 1:
         each = f"{slots.workers} workers each, {each} per worker"
-    where = f"{up.dashboard}   (token: ray get-auth-token; trials: Actors, {name})"
     return (
         f"machine    {sum(up.cpus):g} cores, {sum(up.gpus):g} GPUs: {slots.count} "
-        f"trial{'s' if slots.count > 1 else ''} at a time, {each}\n"
-        f"dashboard  {where if up.dashboard else 'none'}"
+        f"trial{'s' if slots.count > 1 else ''} at a time, {each}"
     )
 
 
