@@ -126,10 +126,10 @@ def _evaluate(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     console.print(table)
     for evaluation in evaluations:
         for note in evaluation.notes:
-            console.print(note, highlight=False)
+            console.print(note, highlight=False, soft_wrap=True)
     if out is not None:
         write_table(evaluations, out)
-        console.print(f"written: {out / 'evaluation.parquet'}, {out / 'evaluation.csv'}")
+        console.print(f"written    {out / 'evaluation.parquet'} (and .csv)", soft_wrap=True)
     return 0
 
 
