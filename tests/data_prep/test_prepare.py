@@ -1,3 +1,8 @@
+"""The command line of data_prep, whole.
+
+Over 300 lines: each way in, each message and each way to be interrupted has its case here.
+"""
+
 from __future__ import annotations
 
 import json
