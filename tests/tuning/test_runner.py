@@ -141,7 +141,7 @@ def test_a_finished_sweep_has_nothing_to_resume_but_more_trials(
 
 def test_another_sweep_is_not_resumed(swept: Path, toy_shards: Path) -> None:
     kept = (swept / folder.RECORD).read_text()
-    other = small_sweep(small_base(toy_shards), early_stop=False)
+    other = small_sweep(small_base(toy_shards), early_stop=True)
     with pytest.raises(ConfigError, match="early_stop"):
         runner.run(other, resume=True, storage=swept.parent)
     with pytest.raises(ConfigError, match=r"optimizer\.lr = 0\.3: .*begun with 0\.05"):

@@ -197,7 +197,7 @@ def test_ctrl_c_is_tidy_and_a_lost_trial_runs_again(
 def test_two_workers_go_through_ray_train(tmp_path: Path, script: Callable[..., list[str]]) -> None:
     """The second trial is stopped early; its workers must leave room for the third."""
     changes = (
-        'space={"optimizer.lr": LogUniform(1e-9, 0.1)}, trials=3, '
+        'space={"optimizer.lr": LogUniform(1e-9, 0.1)}, trials=3, early_stop=True, '
         'points=({"optimizer.lr": 0.05}, {"optimizer.lr": 1e-9}, {"optimizer.lr": 0.02})'
     )
     log = tmp_path / "log"
