@@ -20,6 +20,7 @@ from facerec.data.shards import DataError, Shards
 from facerec.evaluation.protocols import EvaluationSet
 from facerec.evaluation.table import write as write_table
 from facerec.losses import LOSSES, keywords
+from facerec.presets import PRESETS
 from facerec.train import Diverged, train
 from facerec.tree import in_section
 from facerec.values import one_of
@@ -52,14 +53,22 @@ def _train(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     parser.add_argument(
         "--run", type=Path, help="run folder (default: runs/<loss>-<n>); resumes there"
     )
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="such as loss.margin=0.4")
+    parser.add_argument(
+        "changes", nargs="*", metavar="key=value", help="preset=laptop, loss.margin=0.4, ..."
+    )
     given = parser.parse_intermixed_args(words)
     run: Path | None = given.run
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by torchrun
         if run is None:
             raise ConfigError("--run: several workers need to be told the same run folder")
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    config = override(TrainConfig(), parse(given.changes))
+    changes = parse(given.changes)
+    preset = str(changes.pop("preset", ""))
+    base = TrainConfig()
+    if preset:
+        in_section("", lambda: one_of("preset", preset, tuple(PRESETS)))
+        base = PRESETS[preset](base.loss)
+    config = override(base, changes)
     if run is None:
         run = next(
             folder

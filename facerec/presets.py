@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from facerec.config import (
     Component,
     DataConfig,
@@ -34,3 +36,6 @@ def laptop(loss: Component) -> TrainConfig:
         optimizer=OptimizerConfig(lr=0.05, schedule="one_cycle", clip_norm=5.0),
         epochs=16,
     )
+
+
+PRESETS: dict[str, Callable[[Component], TrainConfig]] = {"laptop": laptop}

@@ -136,7 +136,7 @@ def train(
         report(metrics, folder)
     while progress.step < total_steps:
         stream = Stream(
-            shards.path,
+            shards,
             batch_size=config.data.batch_size,
             seed=config.seed,
             epoch=progress.epoch,

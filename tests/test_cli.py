@@ -8,6 +8,7 @@ import pytest
 
 from facerec import history
 from facerec.cli import main
+from facerec.config import flatten, load
 from facerec.losses import LOSSES
 
 WORDS = [
@@ -75,6 +76,7 @@ def test_the_same_command_resumes_and_another_config_is_refused(
         (["evaluate", "{run}", "{run}"], "index.json"),
         (["evaluate", "{run}", "{shards}", "--out", "/proc/none"], "--out /proc/none"),
         (["train", "loss.margn=1"], "loss.margn"),
+        (["train", "preset=latop"], "Did you mean laptop?"),
         (["train", "--run", "{tmp}/new"], "data.train"),
         (["train", "data.train={missing}", "--run", "{tmp}/new"], "missing"),
         (["train", "data.train={shards}", "--run", "/proc/none"], "--run /proc/none"),
@@ -94,6 +96,16 @@ def test_what_a_user_can_mend_ends_with_one_line_and_status_2(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert words in error
+
+
+def test_a_preset_is_a_base_that_keys_change(toy_shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["preset=laptop", f"data.train={toy_shards}", "epochs=1", "loss.name=arcface"]
+    assert main(["train", *words, "--run", str(run)]) == 0
+    saved = flatten(load(run / "config.json"))
+    assert saved["backbone.name"] == "tiny"
+    assert saved["optimizer.schedule"] == "one_cycle"
+    assert (saved["loss.name"], saved["loss.margin"], saved["epochs"]) == ("arcface", 0.5, 1.0)
 
 
 def test_losses_lists_every_loss_and_keyword(capsys: pytest.CaptureFixture[str]) -> None:

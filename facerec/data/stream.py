@@ -49,7 +49,7 @@ class Stream:
     Iterating gives the batches that are left after `images_seen`; each `iter()` starts anew.
 
     Args:
-        shards: Folder of shards.
+        shards: Folder of shards, or the opened set.
         batch_size: Images per global batch, over all workers; a multiple of `world_size`.
         seed: With `epoch`, decides the order and the draws.
         epoch: Number of the epoch, from 0.
@@ -66,7 +66,7 @@ class Stream:
 
     def __init__(
         self,
-        shards: str | Path,
+        shards: str | Path | Shards,
         *,
         batch_size: int,
         seed: int,
@@ -77,7 +77,7 @@ class Stream:
         split: str = "train",
         augment: Augment | None = None,
     ) -> None:
-        self.shards = Shards(Path(shards))
+        self.shards = shards if isinstance(shards, Shards) else Shards(shards)
         self.split = self.shards.split(split)
         if batch_size % world_size:
             raise DataError(
@@ -86,8 +86,8 @@ class Stream:
             )
         if self.split.rows < batch_size:
             raise DataError(
-                f"data.batch_size = {batch_size}: {shards} has only {self.split.rows} images in "
-                f"{split}; take a batch_size of {max(self.split.rows // 2, 1)} or less"
+                f"data.batch_size = {batch_size}: {self.shards.path} has only {self.split.rows} "
+                f"images in {split}; take a batch_size of {max(self.split.rows // 2, 1)} or less"
             )
         self.batch_size, self.seed, self.epoch = batch_size, seed, epoch
         self.images_seen, self.rank, self.world_size = images_seen, rank, world_size
