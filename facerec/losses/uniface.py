@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from facerec.domains import Choice, Domain, LogUniform, Scalar, Uniform
+from facerec.domains import Choice, Domain, LogUniform, Uniform
 from facerec.losses.arguments import Interval
 from facerec.losses.base import Margin, Objective, softplus
 from facerec.parallel import ClassShard
@@ -24,16 +24,6 @@ BiasInit = Literal[
     "sphereface2_balance",
     "constant",
 ]
-_ARMS: tuple[Scalar, ...] = (
-    "zero",
-    "log_c",
-    "log_10rc",
-    "log_c_over_eps",
-    "analytic",
-    "logsumexp",
-    "sphereface2_balance",
-    "constant",
-)
 
 
 def balance_bias(weight_ratio: float, target: float, others: float) -> float:
@@ -92,7 +82,7 @@ class UnifiedCrossEntropy(Objective):
     """
 
     space: ClassVar[Mapping[str, Domain]] = {
-        "bias_init": Choice(_ARMS),
+        "bias_init": Choice(get_args(BiasInit)),
         "bias_lr_mult": LogUniform(0.01, 1.0),
         "bias_weight_decay": Choice((None, 0.0)),
         "negative_weight": Uniform(0.1, 1.0),

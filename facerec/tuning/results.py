@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from facerec.config import ConfigError
-from facerec.data.writer import sync
+from facerec.data.writer import write_bytes
 
 STATUSES = ("completed", "stopped", "diverged", "failed", "running")
 # Columns of a history that are no evaluation.
@@ -118,18 +118,8 @@ def write(folder: Path, name: str, table: pd.DataFrame) -> None:
     """Replace `name.parquet` and `name.csv`, each aside, made durable, and renamed."""
     parquet = io.BytesIO()
     table.to_parquet(parquet, index=False)
-    _replace(folder / f"{name}.parquet", parquet.getvalue())
-    _replace(folder / f"{name}.csv", table.to_csv(index=False).encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    with open(aside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    sync(path.parent)
+    write_bytes(folder / f"{name}.parquet", parquet.getvalue())
+    write_bytes(folder / f"{name}.csv", table.to_csv(index=False).encode())
 
 
 def _ranks(rows: Sequence[Mapping[str, Any]], metric: str) -> Any:
