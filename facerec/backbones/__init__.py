@@ -77,7 +77,7 @@ def build(name: str, args: Mapping[str, Scalar], *, embedding_size: int) -> Back
     if embedding_size < 1:
         raise ValueError(f"embedding_size = {embedding_size}: must be at least 1")
     backbone = BACKBONES[name](embedding_size, **args)
-    # Convolutions run about a quarter faster in this layout (docs/architecture.md has the measure).
+    # Convolutions run faster in this layout (docs/architecture.md has the measure).
     return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

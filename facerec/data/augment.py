@@ -100,7 +100,7 @@ class Augment:
         zoom = 1 / (1 + self.scale * (2 * scale - 1))
         cos, sin = torch.cos(turn) * zoom, torch.sin(turn) * zoom
         # Centres of the pixels, -1 to 1 from edge to edge. Broadcast by hand: `affine_grid` is a
-        # batched product with inner size 3, three times as slow as the sampling on a CPU.
+        # batched product with inner size 3, slow on a CPU.
         height, width = x.shape[2:]
         across = torch.linspace(1 / width - 1, 1 - 1 / width, width, device=x.device)
         down = torch.linspace(1 / height - 1, 1 - 1 / height, height, device=x.device)
