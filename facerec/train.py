@@ -88,9 +88,11 @@ def train(
 
     # Set up.
     shards = Shards(Path(config.data.train)) if config.data.train else _no_data()
-    rows, classes = (split := shards.split("train")).rows, split.classes
-    if classes < 2:
-        raise DataError(f"{shards.path}: holds {classes} identities to train on, needs 2 or more")
+    split = shards.split("train")
+    if split.classes < 2:
+        raise DataError(
+            f"{shards.path}: holds {split.classes} identities to train on, needs 2 or more"
+        )
     torch.manual_seed(config.seed)
     backbone = backbones.build(
         config.backbone.name, config.backbone.args, embedding_size=config.head.embedding_size
@@ -103,7 +105,7 @@ def train(
         "loss",
         lambda: build_head(
             config.loss,
-            ClassShard(classes, rank, world_size),
+            ClassShard(split.classes, rank, world_size),
             config.head.embedding_size,
             sample_rate=config.head.sample_rate,
             center_storage=config.head.center_storage,
@@ -128,7 +130,8 @@ def train(
         run.mkdir(parents=True, exist_ok=True)
         configs.save(config, run / "config.json")
 
-    steps_per_epoch = max(rows // config.data.batch_size, 1)
+    steps_per_epoch = max(split.rows // config.data.batch_size, 1)
+    epoch_images = steps_per_epoch * config.data.batch_size
     total_steps = max(round(config.epochs * steps_per_epoch), 1)
     metrics: dict[str, float] = table.last() if table is not None else {}
     folder = checkpoint.latest(run) if run is not None else None
@@ -188,7 +191,8 @@ def train(
                 sums["loss"]
             ):
                 raise Diverged("nan_loss", progress.step)
-            if progress.step == total_steps:
+            # The last step of an epoch is saved below, when its row is written: never twice.
+            if progress.step == total_steps or progress.images_seen == epoch_images:
                 break
             every = config.checkpoint.every
             if run is not None and every and progress.step % every == 0:

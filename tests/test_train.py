@@ -123,6 +123,21 @@ def test_an_interrupted_run_resumes_to_the_bit(
     assert without_clock(whole) == without_clock(cut)
 
 
+@pytest.mark.parametrize("every", [0, 1, 3])
+def test_an_epoch_that_was_written_before_the_end_is_not_written_again(
+    toy_shards: Path, tmp_path: Path, every: int
+) -> None:
+    config = toy_config(toy_shards, epochs=2, checkpoint__every=every)
+
+    def stop(metrics: Mapping[str, float], folder: Path | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, run=tmp_path, report=stop)
+    train(config, run=tmp_path, report=silent, resume_from=tmp_path)
+    assert [row["step"] for row in history.read(tmp_path)] == [6, 12]
+
+
 def test_a_finished_run_is_reported_again_and_not_trained(toy_shards: Path, tmp_path: Path) -> None:
     config = toy_config(toy_shards, epochs=1)
     first = train(config, run=tmp_path / "run", report=silent)
