@@ -13,7 +13,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
+
+# Within `lasting`: what ends with it, and the one cluster of its sweeps once that is up.
+_lasting: list[tuple[ExitStack, list[Cluster]]] = []
 
 _TEMP, _PREFIX, _ALIVE = "/tmp", "facerec-", "alive"  # short: the names of sockets are limited
 
@@ -125,10 +128,30 @@ def running(address: str = "", *, gpus: bool = True) -> Iterator[Cluster]:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what matters is said by us
-    if address:
-        yield from _joined(address, gpus)
-    else:
-        yield from _started(gpus)
+    if not _lasting:
+        with _up(address, gpus) as cluster:
+            yield cluster
+        return
+    stack, up = _lasting[-1]
+    if not up:
+        up.append(stack.enter_context(_up(address, gpus)))
+    yield up[0]
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Let all sweeps of the block share one Ray, which the first that needs it starts."""
+    with ExitStack() as stack:
+        _lasting.append((stack, []))
+        try:
+            yield
+        finally:
+            _lasting.pop()
+
+
+@contextmanager
+def _up(address: str, gpus: bool) -> Iterator[Cluster]:
+    yield from _joined(address, gpus) if address else _started(gpus)
 
 
 def _started(gpus: bool) -> Iterator[Cluster]:

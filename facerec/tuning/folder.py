@@ -51,20 +51,20 @@ def record(
     }
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """Read `sweep.json`.
+def read(folder: Path, name: str = RECORD) -> dict[str, Any]:
+    """Read `sweep.json`, or another record of that kind.
 
     Raises:
         ConfigError: Where it is missing, damaged, or of another version.
     """
     try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
         version = found["version"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{folder}: not a sweep's folder ({RECORD}: {error})") from None
+        raise ConfigError(f"{folder}: not a sweep's folder ({name}: {error})") from None
     if version != VERSION:
         raise ConfigError(
-            f"{folder / RECORD} has version {version}, this program reads version {VERSION}"
+            f"{folder / name} has version {version}, this program reads version {VERSION}"
         )
     return dict(found)
 
@@ -119,20 +119,30 @@ def resumable(storage: Path, name: str) -> Path:
     Raises:
         ConfigError: Where there is none.
     """
+    runs = begun(storage, name)
+    return next((run for run in runs if finished(run) < read(run)["trials"]), runs[0])
+
+
+def begun(storage: Path, name: str, record: str = RECORD) -> list[Path]:
+    """Find what was begun under a name, the newest first.
+
+    Raises:
+        ConfigError: Where there is nothing.
+    """
     runs = [
         path.parent
-        for path in storage.glob(f"{name}*/{RECORD}")
+        for path in storage.glob(f"{name}*/{record}")
         if _suffix(path.parent.name, name) is not None
     ]
     runs.sort(key=lambda path: _suffix(path.name, name) or 0, reverse=True)
     if not runs:
-        others = sorted(path.parent.name for path in storage.glob(f"*/{RECORD}"))
+        others = sorted(path.parent.name for path in storage.glob(f"*/{record}"))
         hint = f"there are {', '.join(others)}" if others else "there is no sweep at all"
         raise ConfigError(
             f"--resume: nothing to resume, {storage / name} is not a sweep's folder ({hint}); "
             "leave --resume out to start, or name the --storage that it is in"
         )
-    return next((run for run in runs if finished(run) < read(run)["trials"]), runs[0])
+    return runs
 
 
 def _suffix(folder: str, name: str) -> int | None:

@@ -28,6 +28,7 @@ class Options:
         address: Ray cluster to join; empty starts one on this machine.
         sampler: `tpe` or `random`; None is tpe, or what a resumed sweep began with.
         smoke: Two trials of one epoch on small synthetic shards, on the CPU.
+        losses: Which losses are compared; empty is all. Only comparisons take it.
     """
 
     overrides: dict[str, Scalar] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class Options:
     address: str = ""
     sampler: str | None = None
     smoke: bool = False
+    losses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("trials", "workers"):
@@ -55,8 +57,13 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def read(name: str, words: Sequence[str] | None = None) -> Options:
+def read(name: str, words: Sequence[str] | None = None, *, losses: bool = False) -> Options:
     """Read the command line; options and `key=value` stand in any order.
+
+    Args:
+        name: Name of the script.
+        words: What follows it; None reads the process's own.
+        losses: Whether it takes `--losses`.
 
     Raises:
         ConfigError: For an unknown option (with the nearest one), a wrong type, a value out of
@@ -74,6 +81,8 @@ def read(name: str, words: Sequence[str] | None = None) -> Options:
     parser.add_argument("--address", default="", metavar="A", help="Ray cluster to join")
     parser.add_argument("--sampler", metavar="|".join(SAMPLERS), help="how settings are chosen")
     parser.add_argument("--smoke", action="store_true", help="two trials of one epoch, a try-out")
+    if losses:
+        parser.add_argument("--losses", metavar="A,B", help="compare these alone (default: all)")
     found, unknown = parser.parse_known_intermixed_args(words)
     options = [option for action in parser._actions for option in action.option_strings]
     for word in unknown:
@@ -89,6 +98,7 @@ def read(name: str, words: Sequence[str] | None = None) -> Options:
         address=found.address,
         sampler=found.sampler,
         smoke=found.smoke,
+        losses=tuple(found.losses.split(",")) if losses and found.losses else (),
     )
 
 

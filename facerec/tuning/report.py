@@ -97,7 +97,9 @@ def default_trial(trials: pd.DataFrame, begun: Mapping[str, Any]) -> int | None:
         return None
     point = begun["points"][0]
     for _, row in trials.iterrows():
-        if all(row[key] == value or str(row[key]) == str(value) for key, value in point.items()):
+        if all(
+            row[key] == value or _option(row[key]) == str(value) for key, value in point.items()
+        ):
             return int(row["trial"])
     return None
 
@@ -174,7 +176,7 @@ def _positions(
     """Set the axis up, and give each trial's place on it."""
     if domain["kind"] == "choice":
         options = [str(option) for option in domain["options"]]
-        place = np.array([options.index(str(value)) for value in trials[key]], np.float64)
+        place = np.array([options.index(_option(value)) for value in trials[key]], np.float64)
         axis.set_xlim(-0.6, len(options) - 0.4)
         turned = sum(map(len, options)) > 40
         axis.set_xticks(
@@ -196,6 +198,11 @@ def _positions(
     else:
         axis.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     return np.asarray(trials[key].to_numpy(np.float64))
+
+
+def _option(value: object) -> str:
+    """A searched value as text; a column of numbers has NaN for None."""
+    return "None" if value is pd.NA or value != value else str(value)
 
 
 def _round_ticks(low: float, high: float) -> list[float]:

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,21 @@ def main(sweep: Sweep, argv: Sequence[str] | None = None) -> None:
         SystemExit: 2 for what the user can mend, 130 after an interruption.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    door(words, lambda: _run(sweep, options.read(sweep.name, words)))
+
+
+def door(words: Sequence[str], work: Callable[[], object]) -> None:
+    """Do a script's work, and end as scripts do.
+
+    Args:
+        words: The command line after the script's name.
+        work: What is done.
+
+    Raises:
+        SystemExit: 2 for what the user can mend, 130 after an interruption.
+    """
     try:
-        _run(sweep, options.read(sweep.name, words))
+        work()
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -117,7 +130,7 @@ def _run(sweep: Sweep, chosen: Options) -> Results:
         with folder.owned(path):
             return _resume(sweep, chosen, path)
     folder.check_storage(chosen.storage)
-    sweep = _chosen(sweep, chosen)
+    sweep = chosen_sweep(sweep, chosen)
     described = data.check(sweep.base, sweep.metric)
     begun = folder.record(
         sweep,
@@ -149,7 +162,7 @@ def _resume(sweep: Sweep, chosen: Options, path: Path) -> Results:
         sampler=chosen.sampler or before["sampler"],
         smoke=chosen.smoke or before["smoke"],
     )
-    sweep = _chosen(sweep, chosen)
+    sweep = chosen_sweep(sweep, chosen)
     described = data.check(sweep.base, sweep.metric)
     now = folder.record(
         sweep,
@@ -163,7 +176,7 @@ def _resume(sweep: Sweep, chosen: Options, path: Path) -> Results:
     return _search(sweep, chosen, path, now, described)
 
 
-def _chosen(sweep: Sweep, chosen: Options) -> Sweep:
+def chosen_sweep(sweep: Sweep, chosen: Options) -> Sweep:
     """Give the sweep with the command line's changes, and with data."""
     base, trials = sweep.base, sweep.trials
     if chosen.smoke:

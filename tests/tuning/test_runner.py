@@ -78,7 +78,7 @@ def test_a_searched_key_on_the_command_line_is_fixed_and_no_longer_searched(
     toy_shards: Path,
 ) -> None:
     sweep = small_sweep(small_base(toy_shards))
-    fixed = runner._chosen(sweep, Options(overrides={"loss.scale": "32"}))
+    fixed = runner.chosen_sweep(sweep, Options(overrides={"loss.scale": "32"}))
     assert list(fixed.space) == ["loss.margin"]
     assert fixed.points == ({"loss.margin": 0.4},)
     assert fixed.config(fixed.points[0]).loss.args == {"margin": 0.4, "scale": 32.0}
