@@ -11,7 +11,11 @@ import torch
 
 from facerec.backbones.base import Backbone, check_size
 from facerec.backbones.iresnet import iresnet18, iresnet34, iresnet50, iresnet100, iresnet200
+from facerec.backbones.lresnet import lresnet50e_ir, lresnet100e_ir
+from facerec.backbones.mobilefacenet import MobileFaceNet
+from facerec.backbones.sphereface import sphereface20, sphereface64
 from facerec.backbones.tiny import Tiny
+from facerec.backbones.vit import vit_b, vit_s, vit_t
 from facerec.domains import Scalar
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
@@ -21,9 +25,18 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "iresnet50": iresnet50,
     "iresnet100": iresnet100,
     "iresnet200": iresnet200,
+    "lresnet50e_ir": lresnet50e_ir,
+    "lresnet100e_ir": lresnet100e_ir,
+    "sphereface20": sphereface20,
+    "sphereface64": sphereface64,
+    "mobilefacenet": MobileFaceNet,
+    "vit_t": vit_t,
+    "vit_s": vit_s,
+    "vit_b": vit_b,
 }
 
-_BUILDERS = {"embedding_size", "depths"}  # keywords that the builder or the name fixes
+# Keywords that the builder or the name fixes.
+_BUILDERS = {"embedding_size", "depths", "width", "depth"}
 
 
 def keywords(name: str) -> Mapping[str, Scalar]:
@@ -56,8 +69,15 @@ def check(name: str, args: Mapping[str, Scalar]) -> None:
                 f"{key}: {name} has no such keyword; it has {', '.join(known)}. "
                 f"Did you mean {near}?"
             )
+        if value is None and known[key] is None:
+            continue
+        if isinstance(known[key], bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{key} = {value!r}: {name} takes true or false")
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{key} = {value!r}: {name} takes a number, 0 to below 1")
+            or_none = " or none" if known[key] is None else ""
+            raise ValueError(f"{key} = {value!r}: {name} takes a number, 0 to below 1{or_none}")
         if not 0.0 <= value < 1.0:
             raise ValueError(f"{key} = {value}: {name} takes 0 to below 1")
 

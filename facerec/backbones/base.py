@@ -1,28 +1,94 @@
-"""What every backbone shares: its two sizes, and images shrunk by area inside the net."""
+"""What every backbone shares: sizes, images shrunk by area in the net, dropout and its views."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Backbone(nn.Module):
     """A network from face images to embeddings.
 
-    `forward` takes (b, 3, H, W) RGB in [-1, 1], H = W >= `input_size`, and gives
-    (b, embedding_size), not normalised: the norm is left to whoever wants it.
+    A subclass gives `feature_map` (from images of `input_size` pixels to the last feature map) and
+    `embed` (from there to the embedding); `forward` shrinks the images and drops values between.
 
-    Attributes:
+    Half precision ends at the feature map, as in insightface's arcface_torch: whatever autocast is
+    on, the embedding is made in the weights' own precision.
+
+    Args:
         input_size: Side in pixels at which the net runs; larger images are shrunk to it.
         embedding_size: Length D of an embedding.
+        dropout: Share of the last feature map's values set to zero in training, 0 to below 1.
+        view_dropout: The share while more than one view is drawn; None: the same as `dropout`.
+
+    Attributes:
+        input_size: As above.
+        embedding_size: As above.
+        dropout: As above.
+        view_dropout: As above.
     """
 
-    def __init__(self, input_size: int, embedding_size: int) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        embedding_size: int,
+        *,
+        dropout: float = 0.0,
+        view_dropout: float | None = None,
+    ) -> None:
         super().__init__()
         self.input_size = input_size
         self.embedding_size = embedding_size
+        self.dropout = dropout
+        self.view_dropout = view_dropout
+
+    def forward(self, images: Tensor, views: int = 1) -> Tensor:
+        """Give the embeddings, not normalised: the norm is left to whoever wants it.
+
+        Args:
+            images: (b, 3, H, W) RGB in [-1, 1], H = W >= `input_size`.
+            views: 1; or 2 for two draws of dropout over one pass of the convolutions (ContraFace,
+                also called CoReFace, arXiv 2304.11668, 2023). What follows the last feature map
+                runs once per view, so that a batch normalisation at the end sees one view after
+                the other, as in the authors' code. Without dropout, or in evaluation, the views
+                are equal.
+
+        Returns:
+            (b, D) for one view, (views, b, D) for more.
+
+        Raises:
+            ValueError: Images that are not square, or smaller than `input_size`.
+        """
+        features = self.feature_map(shrink(images, self.input_size))
+        rate = self.dropout
+        if views > 1 and self.view_dropout is not None:
+            rate = self.view_dropout
+        with no_autocast(features.device):
+            features = features.to(next(self.parameters()).dtype)
+            drawn = [self.embed(F.dropout(features, rate, self.training)) for _ in range(views)]
+        return drawn[0] if views == 1 else torch.stack(drawn)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Give what `embed` takes, from images of `input_size` pixels; runs once for all views."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it sees")
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Give (b, D) embeddings from what `feature_map` gave, after dropout."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it embeds")
+
+    def after_step(self) -> None:
+        """Put the weights back where the net wants them; called after each optimizer step."""
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Computes in the tensors' own precision; on `meta`, which has no autocast, does nothing."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 @lru_cache(maxsize=32)

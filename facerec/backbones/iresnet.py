@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
-from facerec.backbones.base import Backbone, shrink
+from facerec.backbones.base import Backbone
 
 
 class Block(nn.Module):
@@ -44,19 +43,29 @@ class Block(nn.Module):
 class IResNet(Backbone):
     """Four stages of `Block`, then BN, dropout, a linear layer over the 7 x 7 map, and BN.
 
-    The last normalisation's weight stays 1 and is not trained, as in arcface_torch.
+    The last normalisation's weight stays 1 and is not trained, as in arcface_torch, which holds
+    embeddings near a norm of √embedding_size.
 
     Args:
         embedding_size: Length of an embedding.
         depths: Blocks in each of the four stages, of 64, 128, 256 and 512 channels.
         dropout: Share of the last feature map's values set to zero in training, 0 to below 1.
-            arcface_torch's default is 0; its early recipes used 0.4.
+            arcface_torch's default is 0; its early recipes, and ContraFace's single view, 0.4.
+        view_dropout: The share while two views are drawn; None: the same. ContraFace uses 0.6.
+        free_norm: Whether the last normalisation's weight is trained, so that norms may grow, as in
+            MagFace's code.
     """
 
     def __init__(
-        self, embedding_size: int, *, depths: tuple[int, int, int, int], dropout: float = 0.0
+        self,
+        embedding_size: int,
+        *,
+        depths: tuple[int, int, int, int],
+        dropout: float = 0.0,
+        view_dropout: float | None = None,
+        free_norm: bool = False,
     ) -> None:
-        super().__init__(input_size=112, embedding_size=embedding_size)
+        super().__init__(112, embedding_size, dropout=dropout, view_dropout=view_dropout)
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.prelu = nn.PReLU(64)
@@ -65,22 +74,23 @@ class IResNet(Backbone):
         self.layer3 = _stage(128, 256, depths[2])
         self.layer4 = _stage(256, 512, depths[3])
         self.bn2 = nn.BatchNorm2d(512)
-        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(512 * 7 * 7, embedding_size)
         self.features = nn.BatchNorm1d(embedding_size)
-        self.features.weight.requires_grad_(False)
+        self.features.weight.requires_grad_(free_norm)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(b, 3, H, W) RGB in [-1, 1], H = W >= 112 -> (b, embedding_size), not normalised."""
-        x = self.prelu(self.bn1(self.conv1(shrink(images, self.input_size))))
+    def feature_map(self, images: Tensor) -> Tensor:
+        """(b, 3, 112, 112) -> (b, 512 * 7 * 7)."""
+        x = self.prelu(self.bn1(self.conv1(images)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        x = self.dropout(self.bn2(x).flatten(1))
-        # Half precision ends here, as in arcface_torch: the embedding is made in the weights' own.
-        with torch.autocast(x.device.type, enabled=False):
-            embeddings: Tensor = self.features(self.fc(x.to(self.fc.weight.dtype)))
+        features: Tensor = self.bn2(x).flatten(1)
+        return features
+
+    def embed(self, features: Tensor) -> Tensor:
+        """(b, 512 * 7 * 7) -> (b, embedding_size)."""
+        embeddings: Tensor = self.features(self.fc(features))
         return embeddings
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from facerec.backbones.base import Backbone, shrink
+from facerec.backbones.base import Backbone
 
 
 class Tiny(Backbone):
@@ -17,24 +17,30 @@ class Tiny(Backbone):
         embedding_size: Length of an embedding. One longer than 128 is a linear image of 128
             numbers, which keeps the net below 0.6 M parameters (0.36 M at 128, 0.43 M at 512).
         dropout: Share of the last feature map's values set to zero in training, 0 to below 1.
+        view_dropout: The share while two views are drawn; None: the same.
     """
 
-    def __init__(self, embedding_size: int, *, dropout: float = 0.0) -> None:
-        super().__init__(input_size=64, embedding_size=embedding_size)
+    def __init__(
+        self, embedding_size: int, *, dropout: float = 0.0, view_dropout: float | None = None
+    ) -> None:
+        super().__init__(64, embedding_size, dropout=dropout, view_dropout=view_dropout)
         channels = (3, 16, 32, 64, 128)
         self.stages = nn.Sequential(
             *(_stage(channels[i], channels[i + 1]) for i in range(len(channels) - 1))
         )
-        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Sequential(nn.Linear(128 * 4 * 4, min(embedding_size, 128), bias=False))
         if embedding_size > 128:
             self.fc.append(nn.Linear(128, embedding_size, bias=False))
         self.features = nn.BatchNorm1d(embedding_size)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(b, 3, H, W) RGB in [-1, 1], H = W >= 64 -> (b, embedding_size), not normalised."""
-        x = self.stages(shrink(images, self.input_size))
-        embeddings: Tensor = self.features(self.fc(self.dropout(x.flatten(1))))
+    def feature_map(self, images: Tensor) -> Tensor:
+        """(b, 3, 64, 64) -> (b, 128 * 4 * 4)."""
+        features: Tensor = self.stages(images).flatten(1)
+        return features
+
+    def embed(self, features: Tensor) -> Tensor:
+        """(b, 128 * 4 * 4) -> (b, embedding_size)."""
+        embeddings: Tensor = self.features(self.fc(features))
         return embeddings
 
 

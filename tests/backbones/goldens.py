@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import zlib
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facerec import backbones
+
+ARCFACE_TORCH = "recognition/arcface_torch/backbones"
+FAMILIES = {
+    ("deepinsight/insightface", f"{ARCFACE_TORCH}/iresnet.py"): "iresnet",
+    ("deepinsight/insightface", f"{ARCFACE_TORCH}/mobilefacenet.py"): "mobilefacenet",
+    ("deepinsight/insightface", f"{ARCFACE_TORCH}/vit.py"): "vit",
+    ("CVI-SZU/UniFace", "backbone.py"): "lresnet",
+    ("ka-tsu-mo/pytorch-uniformface", "code/model.py"): "sphereface",
+}
 
 
 def folder() -> Path | None:
@@ -36,36 +45,45 @@ def read(path: Path) -> dict[str, Any]:
     return golden
 
 
+def family(golden: dict[str, Any]) -> str | None:
+    """What the names begin with of the backbones built here after the golden's reference."""
+    reference = golden["reference"]
+    return FAMILIES.get((reference["repository"], reference["file"]))
+
+
 def built(path: Path) -> bool:
-    """Whether the file's net is one that is built here; which one, `name` must then tell."""
-    reference = read(path)["reference"]
-    return bool(
-        reference["repository"] == "deepinsight/insightface"
-        and reference["file"].endswith("arcface_torch/backbones/iresnet.py")
-    )
+    """Whether the file's net is of a family built here; which one, `name` must then tell."""
+    golden = read(path)
+    if family(golden) == "sphereface":  # the file has torchvision's nets, too
+        return any(key.startswith("model.layers.") for key in golden["state"])
+    return family(golden) is not None
+
+
+def shapes(golden: dict[str, Any]) -> dict[str, list[int]]:
+    """Names and shapes of the net's tensors: one reference keeps its loss among them."""
+    return {k: v for k, v in golden["state"].items() if not k.startswith("loss.")}
+
+
+def parameters(golden: dict[str, Any]) -> int:
+    """How many parameters the net has, without those of a loss."""
+    state = golden["state"]
+    of_loss = sum(prod(state[key]) for key in ("loss.weight", "loss.bias") if key in state)
+    return int(golden["parameters"]) - int(of_loss)
 
 
 def name(golden: dict[str, Any]) -> str:
-    """The backbone with as many blocks in each stage as the golden's tensors tell."""
-    depths = blocks(golden["state"])
-    assert depths in depths_built(), f"no iresnet of {depths} blocks is built here"
-    return depths_built()[depths]
+    """The backbone of the golden's family whose tensors are most like the golden's."""
+    wanted = {(k, tuple(v)) for k, v in shapes(golden).items()}
+    size = len(golden["output"][0])
+    names = [key for key in backbones.BACKBONES if key.startswith(str(family(golden)))]
+    return min(names, key=lambda key: len(wanted ^ tensors(key, size)))
 
 
 @cache
-def depths_built() -> dict[tuple[int, ...], str]:
-    found = {}
+def tensors(key: str, embedding_size: int) -> set[tuple[str, tuple[int, ...]]]:
     with torch.device("meta"):
-        for key in backbones.BACKBONES:
-            if key.startswith("iresnet"):
-                found[blocks(backbones.build(key, {}, embedding_size=2).state_dict())] = key
-    return found
-
-
-def blocks(names: dict[str, Any]) -> tuple[int, ...]:
-    """How many blocks each stage has."""
-    found = {m.groups() for key in names if (m := re.match(r"layer(\d)\.(\d+)\.", key))}
-    return tuple(sum(stage == str(number) for stage, _ in found) for number in range(1, 5))
+        state = backbones.build(key, {}, embedding_size=embedding_size).state_dict()
+    return {(k, tuple(v.shape)) for k, v in state.items()}
 
 
 def weight(key: str, shape: list[int], dtype: torch.dtype) -> Tensor:

@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from facerec.backbones import BACKBONES, build, check, keywords
+from facerec.backbones.iresnet import IResNet
+from facerec.backbones.vit import ViT
 from facerec.domains import Scalar
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_keywords_have_defaults_that_pass(name: str) -> None:
-    assert dict(keywords(name)) == {"dropout": 0.0}
+    dropout = 0.4 if name.startswith("lresnet") else 0.0
+    expected: dict[str, Scalar] = {"dropout": dropout, "view_dropout": None}
+    if name.startswith("iresnet"):
+        expected |= {"free_norm": False}
+    if name.startswith("vit"):
+        expected |= {"mask_ratio": 0.1, "drop_path": 0.1}
+    assert dict(keywords(name)) == expected
     check(name, keywords(name))
-    check(name, {"dropout": 0})
-    check(name, {"dropout": 0.999})
+    for key in keywords(name).keys() - {"free_norm"}:
+        check(name, {key: 0})
+        check(name, {key: 0.999})
+
+
+def test_keywords_reach_the_net() -> None:
+    args: dict[str, Scalar] = {"dropout": 0.25, "view_dropout": 0.5, "free_norm": True}
+    args |= {"mask_ratio": 0.5, "drop_path": 0.2}
+    for name in ("tiny", "iresnet18", "lresnet50e_ir", "sphereface20", "mobilefacenet", "vit_t"):
+        with torch.device("meta"):
+            known = {key: args[key] for key in keywords(name)}
+            backbone = build(name, known, embedding_size=4)
+        assert (backbone.dropout, backbone.view_dropout) == (0.25, 0.5)
+        if "free_norm" in known:
+            assert isinstance(backbone, IResNet)
+            assert backbone.features.weight.requires_grad
+    assert isinstance(backbone, ViT)
+    assert backbone.kept == 72
+    assert backbone.blocks[-1].drop_path == 0.2
 
 
 @pytest.mark.parametrize(
@@ -27,7 +53,10 @@ def test_keywords_have_defaults_that_pass(name: str) -> None:
         ("tiny", {"embedding_size": 3}, "embedding_size: tiny has no such keyword"),
         ("tiny", {"dropout": "much"}, "dropout = 'much': tiny takes a number, 0 to below 1"),
         ("tiny", {"dropout": True}, "dropout = True: tiny takes a number"),
+        ("iresnet18", {"free_norm": 1}, "free_norm = 1: iresnet18 takes true or false"),
         ("tiny", {"dropout": None}, "dropout = None: tiny takes a number"),
+        ("tiny", {"view_dropout": "x"}, "view_dropout = 'x': tiny takes .* 0 to below 1 or none"),
+        ("vit_t", {"mask_ratio": None}, "mask_ratio = None: vit_t takes a number, 0 to below 1$"),
         ("tiny", {"dropout": -0.1}, "dropout = -0.1: tiny takes 0 to below 1"),
         ("iresnet50", {"dropout": 1.0}, "dropout = 1.0: iresnet50 takes 0 to below 1"),
         ("tiny", {"dropout": float("nan")}, "dropout = nan: tiny takes 0 to below 1"),

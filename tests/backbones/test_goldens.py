@@ -6,11 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from facerec import backbones
 from tests.backbones import goldens
 
-FILES = [pytest.param(p, id=p.stem) for p in goldens.files() if goldens.built(p)]
+MANY = 30_000_000  # parameters: such nets take seconds each on one core
+
+
+def param(path: Path) -> ParameterSet:
+    slow = goldens.read(path)["parameters"] > MANY
+    return pytest.param(path, id=path.stem, marks=pytest.mark.slow if slow else ())
+
+
+FILES = [param(path) for path in goldens.files() if goldens.built(path)]
 
 
 def test_goldens_are_there() -> None:
@@ -27,11 +36,15 @@ def test_file(path: Path) -> None:
     with torch.device("meta"):  # weights are made once, below, and in double precision
         backbone = backbones.build(name, {}, embedding_size=expected.shape[1]).double().eval()
     state = backbone.state_dict()
-    assert [(k, list(v.shape)) for k, v in state.items()] == list(golden["state"].items())
-    assert sum(p.numel() for p in backbone.parameters()) == golden["parameters"]
+    assert [(k, list(v.shape)) for k, v in state.items()] == list(goldens.shapes(golden).items())
+    assert sum(p.numel() for p in backbone.parameters()) == goldens.parameters(golden)
 
     weights = {k: goldens.weight(k, list(v.shape), v.dtype) for k, v in state.items()}
     backbone.load_state_dict(weights, assign=True)
+    images = goldens.images(golden["input"])
     with torch.inference_mode():
-        found = backbone(goldens.images(golden["input"]))
-    assert (found - expected).abs().max() <= 1e-9 * expected.abs().max()
+        found = backbone(images)
+        if goldens.family(golden) == "lresnet":  # its authors' net adds the mirror image's
+            found += backbone(images.flip(3))
+    line = 1e-4 if goldens.family(golden) == "vit" else 1e-9  # the reference ran in float32
+    assert (found - expected).abs().max() <= line * expected.abs().max()

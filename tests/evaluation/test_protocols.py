@@ -28,7 +28,7 @@ class Colours(Backbone):
         super().__init__(input_size=64, embedding_size=12)
         self.scale = torch.nn.Parameter(torch.ones(()))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, views: int = 1) -> Tensor:
         means = torch.nn.functional.adaptive_avg_pool2d(shrink(images, self.input_size), 2)
         return means.flatten(1) * self.scale
 
@@ -136,7 +136,7 @@ class GreyPixels(Backbone):
     def __init__(self) -> None:
         super().__init__(input_size=112, embedding_size=112 * 112)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, views: int = 1) -> Tensor:
         grey = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
         return (((images + 1) / 2) * grey).sum(dim=1).flatten(1)
 
