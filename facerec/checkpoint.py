@@ -26,7 +26,7 @@ from facerec import backbones, config
 from facerec.backbones.base import Backbone
 from facerec.config import ConfigError, TrainConfig
 from facerec.data.writer import sync, write_json
-from facerec.head import ClassificationHead
+from facerec.head import Head
 
 VERSION = 1
 
@@ -56,7 +56,7 @@ def save(
     run: Path,
     progress: Progress,
     backbone: Backbone,
-    head: ClassificationHead,
+    head: Head,
     optimizer: torch.optim.Optimizer,
 ) -> Path:
     """Write `run/checkpoints/<step>`; every worker calls it, rank 0 writes.
@@ -93,7 +93,7 @@ def save(
 def load(
     folder: Path,
     backbone: Backbone,
-    head: ClassificationHead,
+    head: Head,
     optimizer: torch.optim.Optimizer,
 ) -> Progress:
     """Restore a run from a checkpoint's folder, on any number of workers.
@@ -125,6 +125,25 @@ def load(
             target = parameter.device if tensor.dim() else "cpu"
             optimizer.state[parameter][key.split("|")[1]] = tensor.to(target)
     return Progress(**state)
+
+
+def start_from(path: Path, backbone: Backbone, head: Head) -> None:
+    """Take the backbone and the centers of another run, whatever its loss.
+
+    Raises:
+        ConfigError: Where it is no run, or one of another backbone, embedding size or number of
+            classes.
+    """
+    folder = find(path)
+    _fill(backbone, _read(folder / "backbone.safetensors"), folder)
+    centers = _read(folder / "head.safetensors")["centers"]
+    if len(centers) != head.shard.num_classes:
+        raise ConfigError(
+            f"init_from = {path}: has {len(centers)} classes, the data has "
+            f"{head.shard.num_classes}; give a run on the same identities"
+        )
+    with torch.no_grad():
+        head.centers.copy_(head.shard.cut(centers))
 
 
 def latest(run: Path) -> Path | None:
@@ -169,20 +188,18 @@ def load_backbone(path: Path) -> tuple[TrainConfig, Backbone]:
     return saved, backbone
 
 
-def _named_parameters(
-    backbone: Backbone, head: ClassificationHead
-) -> Iterator[tuple[str, nn.Parameter]]:
+def _named_parameters(backbone: Backbone, head: Head) -> Iterator[tuple[str, nn.Parameter]]:
     for prefix, module in (("backbone", backbone), ("head", head)):
         for name, parameter in module.named_parameters():
             yield f"{prefix}.{name}", parameter
 
 
-def _has_class_axis(name: str, head: ClassificationHead) -> bool:
+def _has_class_axis(name: str, head: Head) -> bool:
     return name.startswith("head.") and name.removeprefix("head.") in head.class_axis
 
 
 def _optimizer_tensors(
-    backbone: Backbone, head: ClassificationHead, optimizer: torch.optim.Optimizer
+    backbone: Backbone, head: Head, optimizer: torch.optim.Optimizer
 ) -> Iterator[tuple[str, str, Tensor, bool]]:
     """Yield (parameter's name, key, tensor, whether it is cut along the classes)."""
     for name, parameter in _named_parameters(backbone, head):

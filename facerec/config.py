@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 from facerec import backbones, losses
@@ -70,11 +71,17 @@ class HeadConfig:
     embedding_size: int = 512
     sample_rate: float = 1.0
     center_storage: str = "free"
+    queue_size: int | None = None
+    queue_compensate: bool = True
+    queue_start: float = 0.0
 
     def __post_init__(self) -> None:
         at_least("embedding_size", self.embedding_size, 2)
         above_zero("sample_rate", self.sample_rate, 1)
         one_of("center_storage", self.center_storage, ("free", "unit"))
+        if self.queue_size is not None:
+            at_least("queue_size", self.queue_size, 0)
+        within("queue_start", self.queue_start, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,12 @@ class OptimizerConfig:
         lr: Peak learning rate, for the whole batch.
         momentum: SGD's momentum (AdamW keeps its own betas).
         weight_decay: On every parameter; a loss may set its own for its bias.
-        schedule: `step`, `poly`, `cosine` or `one_cycle` (`facerec.schedule`).
+        no_decay: Which parameters of the backbone have none, separated by commas: `norm` (weights
+            and biases of normalisation layers), `bias` (every bias), `prelu` (slopes).
+        schedule: `step`, `poly`, `cosine` or `one_cycle` (`facerec.optimizer.learning_rate`).
         warmup_epochs: Epochs of linear rise before step, poly and cosine.
-        milestones: Fractions of the training at which `step` multiplies the rate by `decay`.
+        milestones: Fractions of the training at which `step` multiplies the rate by `decay`,
+            separated by commas: 0.57 or, exact to the step, 16/28 (after 16 of 28 epochs).
         decay: The factor of `step`.
         power: The exponent of `poly`.
         clip_norm: Largest global norm of the gradient; 0 turns clipping off.
@@ -100,6 +110,7 @@ class OptimizerConfig:
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    no_decay: str = ""
     schedule: str = "poly"
     warmup_epochs: float = 0.0
     milestones: str = "0.57,0.86"
@@ -125,24 +136,39 @@ class OptimizerConfig:
             )
         for milestone in self.milestone_fractions:
             within("milestones", milestone, 0, 1)
+        for kind in self.no_decay_kinds:
+            one_of("no_decay", kind, ("norm", "bias", "prelu"))
+
+    @property
+    def no_decay_kinds(self) -> frozenset[str]:
+        """`no_decay` as a set of words."""
+        return frozenset(kind.strip() for kind in self.no_decay.split(",") if kind.strip())
 
     @property
     def milestone_fractions(self) -> tuple[float, ...]:
         """`milestones` as numbers, in rising order."""
         try:
-            return tuple(sorted(float(part) for part in self.milestones.split(",") if part.strip()))
-        except ValueError:
+            parts = [Fraction(part) for part in self.milestones.split(",") if part.strip()]
+            return tuple(sorted(float(part) for part in parts))
+        except (ValueError, ZeroDivisionError, OverflowError):
             raise ValueError(
                 f"milestones = {self.milestones!r}: takes fractions of the training separated by "
-                "commas, such as 0.57,0.86"
+                "commas, such as 0.57,0.86 or 16/28,24/28"
             ) from None
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """When it is measured: each `every` epochs, and always at the end."""
+    """When it is measured, and what.
+
+    Attributes:
+        every: The evaluation sets each so many epochs, and always at the end.
+        geometry: After each epoch, how the centers stand and whether one threshold serves all
+            classes (`facerec.evaluation.geometry`), on a sample of the training images.
+    """
 
     every: int = 1
+    geometry: bool = True
 
     def __post_init__(self) -> None:
         at_least("every", self.every, 1)
@@ -167,6 +193,8 @@ class TrainConfig:
         precision: `fp32`, `bf16` (autocast in the backbone; the head stays in fp32) or `auto`:
             bf16 on an accelerator that has it, fp32 elsewhere.
         seed: Where every random number of the training comes from.
+        init_from: Run folder or checkpoint whose backbone and centers a new training starts from;
+            empty starts from drawn weights. `loss.name=scf` needs one.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -181,12 +209,26 @@ class TrainConfig:
     epochs: float = 20.0
     precision: str = "auto"
     seed: int = 1
+    init_from: str = ""
 
     def __post_init__(self) -> None:
         above_zero("epochs", self.epochs, 100_000)
         one_of("precision", self.precision, ("auto", "fp32", "bf16"))
         at_least("seed", self.seed, 0)
         check_components(self)
+        self._check_views()
+
+    def _check_views(self) -> None:
+        """Refuse a loss that compares two views of an image where these cannot differ."""
+        regularizer = losses.parts(self.loss.name, self.loss.args)[2]
+        drawn = {**backbones.keywords(self.backbone.name), **self.backbone.args}
+        rate = drawn["dropout"] if drawn["view_dropout"] is None else drawn["view_dropout"]
+        if regularizer is not None and regularizer.views > 1 and not rate:
+            raise ConfigError(
+                f"backbone.view_dropout = {drawn['view_dropout']}: loss {self.loss.name} compares "
+                "two draws of dropout over an image, which are equal without any; give "
+                "backbone.view_dropout=0.6 (ContraFace's)"
+            )
 
 
 def save(config: TrainConfig, path: Path) -> None:

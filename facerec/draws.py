@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _BLOCK = 1024  # rows that come from one generator
-_CENTERS, _CLASSES = range(2)  # keys of the kinds of draw
+_CENTERS, _CLASSES, _NUMBERS = range(3)  # keys of the kinds of draw
 
 
 def _generator(*key: int) -> torch.Generator:
@@ -38,6 +38,40 @@ def normal_rows(seed: int, start: int, stop: int, size: int) -> Tensor:
     ]
     rows = torch.cat(blocks) if blocks else torch.empty(0, size)
     return rows[start - first * _BLOCK : stop - first * _BLOCK].clone()
+
+
+def _mixed(words: Tensor) -> Tensor:
+    """SplitMix64's output function on int64: flipping one bit flips each bit of the result evenly.
+
+    Guy Steele, Doug Lea, Christine Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA
+    2014. Shifts of signed words drag their sign along, which is cut off.
+    """
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        words = (words ^ ((words >> shift) & (2 ** (64 - shift) - 1))) * (factor - 2**64)
+    return words ^ ((words >> 31) & (2**33 - 1))
+
+
+def normal_numbers(seed: int, step: Tensor, count: int) -> Tensor:
+    """Standard normal numbers of a training batch; each is a function of seed, step and place.
+
+    Counted rather than drawn one after the other, so that they are made where `step` lies: a
+    generator on the CPU would have to wait for the device to tell the step.
+
+    Args:
+        seed: Of the run, 0 or more.
+        step: Of the run, 0-d, integer.
+        count: How many.
+
+    Returns:
+        (count,), float64, on the device of `step`.
+    """
+    state = np.random.SeedSequence((_NUMBERS, seed)).generate_state(1, np.uint64)
+    places = torch.arange(1, 2 * count + 1, device=step.device)
+    start = _mixed(step.long() + int(state[0] >> np.uint64(1)))
+    words = _mixed(start + places * (0x9E3779B97F4A7C15 - 2**64))
+    uniform = (((words >> 11) & (2**53 - 1)).double() + 0.5) * 2.0**-53
+    radius = torch.sqrt(-2.0 * torch.log(uniform[::2]))  # Box and Muller, 1958
+    return radius * torch.cos(2.0 * torch.pi * uniform[1::2])
 
 
 def class_sample(seed: int, step: int, num_classes: int, rate: float, labels: Tensor) -> Tensor:

@@ -1,36 +1,27 @@
-"""The classification head: everything that has a class axis, for every loss, whole or sharded."""
+"""The classification head: everything that has a class axis, for every loss, whole or sharded.
+
+Over 300 lines, because the way of one batch through the head is read in one place.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facerec.confidence import ConfidenceHead
 from facerec.domains import Scalar
 from facerec.draws import class_sample, normal_rows
-from facerec.losses import build
-from facerec.losses.base import Loss, unit
+from facerec.losses import LOSSES, build
+from facerec.losses.base import Loss, Regularizer, unit
+from facerec.losses.scf import ConfidenceLikelihood
+from facerec.output import HeadOutput
 from facerec.parallel import ClassColumns, ClassShard
-
-
-class HeadOutput(NamedTuple):
-    """What one batch gives.
-
-    Attributes:
-        loss: The loss (0-d), mean over the global batch; the same on all workers.
-        terms: Term -> its part of the loss (0-d), attached to the graph until it is logged.
-        stats: Detached numbers (0-d): `accuracy` (share of the rows whose own class is the nearest
-            of all sampled ones, without margin), `norm` and `norm_std` of the embeddings;
-            `target_cos` where the loss compares cosines; `bias` (mean over the classes) and
-            `threshold` (bias / scale, a cosine) where there is a bias.
-    """
-
-    loss: Tensor
-    terms: Mapping[str, Tensor]
-    stats: Mapping[str, Tensor]
+from facerec.queue import EmbeddingQueue
+from facerec.rows import rows_of
 
 
 class LossComponent(Protocol):
@@ -45,6 +36,17 @@ class LossComponent(Protocol):
         """Keywords that differ from the defaults."""
 
 
+class _Compared(NamedTuple):
+    """Rows against the centers of this worker: loss, own cosine, classes at least as near, norm."""
+
+    rows: Tensor
+    target_cos: Tensor
+    as_near: Tensor
+    scale: Tensor
+    norm: Tensor
+    norm_once: Tensor
+
+
 class ClassificationHead(nn.Module):
     """Centers of all classes (or of a worker's share) and the loss of a batch against them.
 
@@ -53,8 +55,13 @@ class ClassificationHead(nn.Module):
     lr / ‖w‖², so these short ones (0.23 at 512 numbers) adapt quickly. The draw depends on `seed`
     and the class, not on the workers.
 
+    With a queue (`EmbeddingQueue`) the loss runs twice: the batch against detached centers, so that
+    the backbone learns from it alone, and batch and past embeddings, detached, against the centers,
+    which learn from these alone; as BroadFace, with any loss. A margin's running state and its
+    penalty see the batch only, and in the second run draws are made for its rows only.
+
     Args:
-        loss: Margin and objective, from `facerec.losses.build`.
+        loss: Margin, objective and regularizer, from `facerec.losses.build`.
         shard: Which classes this worker holds.
         embedding_size: D.
         sample_rate: Share of the classes that a training batch meets, above 0 to 1 (Partial FC v2,
@@ -62,21 +69,26 @@ class ClassificationHead(nn.Module):
         center_storage: `free`: centers have any norm and are normalised in the graph. `unit`: they
             are overwritten by their normalised value before each training step, and the gradient
             is that of the normalised center, not projected (opensphere).
-        seed: Seed of the initial centers and of the sampling.
+        queue_size: Past embeddings that are compared again, 0 or more.
+        queue_compensate: Whether they move along with their centers.
+        queue_start: Fraction of training before which the queue is only filled, 0 to 1.
+        seed: Seed of the initial centers, of the sampling and of drawn margins.
 
     Attributes:
         centers: (C of this worker, D).
         bias: (C of this worker,) where the objective keeps one per class, else None.
         step: Training batches seen, 0-d, saved.
         progress: Share of the training that is done, 0 to 1; set by the loop before each batch.
-        views: Embeddings of each image that `forward` takes.
+        columns: The present batch's classes on this worker, for regularizers.
+        trains_backbone: True: the embeddings' gradient is of use.
 
     Raises:
-        ValueError: A sample rate, embedding size or center storage that cannot be.
+        ValueError: A sample rate, size, start or center storage that cannot be.
     """
 
     step: Tensor
-    views: int = 1
+    columns: ClassColumns
+    trains_backbone = True
 
     def __init__(
         self,
@@ -86,6 +98,9 @@ class ClassificationHead(nn.Module):
         *,
         sample_rate: float = 1.0,
         center_storage: str = "free",
+        queue_size: int = 0,
+        queue_compensate: bool = True,
+        queue_start: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -95,11 +110,20 @@ class ClassificationHead(nn.Module):
             raise ValueError(f"embedding_size = {embedding_size}: must be at least 1")
         if center_storage not in ("free", "unit"):
             raise ValueError(f"center_storage = {center_storage!r}: must be free or unit")
-        self.margin, self.objective = loss.margin, loss.objective
+        if queue_size < 0:
+            raise ValueError(f"queue_size = {queue_size}: must be 0 (no queue) or more")
+        if not 0 <= queue_start <= 1:
+            raise ValueError(f"queue_start = {queue_start}: must be 0 to 1")
+        self.margin, self.objective, self.regularizer = (
+            loss.margin,
+            loss.objective,
+            loss.regularizer,
+        )
         self.shard = shard
         self.sample_rate = sample_rate
         self.center_storage = center_storage
-        self.seed = seed
+        self.queue_start = queue_start
+        self.seed = self.margin.seed = seed
         self.progress = 1.0
         self.centers = nn.Parameter(
             0.01 * normal_rows(seed, shard.start, shard.stop, embedding_size)
@@ -107,12 +131,30 @@ class ClassificationHead(nn.Module):
         self.bias: nn.Parameter | None = None
         if self.objective.per_class_bias and loss.bias_start is not None:
             self.bias = nn.Parameter(torch.full((shard.stop - shard.start,), loss.bias_start))
+        self.queue: EmbeddingQueue | None = None
+        if queue_size:
+            self.queue = EmbeddingQueue(queue_size, embedding_size, compensate=queue_compensate)
+        if self.regularizer is not None:
+            self.regularizer.start(shard, embedding_size)
         self.register_buffer("step", torch.tensor(0))
+
+    @property
+    def views(self) -> int:
+        """Embeddings of each image that `forward` takes at the present `progress`: 1 or 2."""
+        part = self._active_regularizer()
+        return 1 if part is None else part.views
+
+    def _active_regularizer(self) -> Regularizer | None:
+        part = self.regularizer
+        return part if part is not None and self.progress >= part.regularizer_start else None
 
     @property
     def class_axis(self) -> frozenset[str]:
         """Names in the state dict whose first axis is the class axis."""
-        return frozenset({"centers"} if self.bias is None else {"centers", "bias"})
+        names = {"centers"} if self.bias is None else {"centers", "bias"}
+        if self.regularizer is not None:
+            names |= {f"regularizer.{name}" for name in self.regularizer.class_state}
+        return frozenset(names)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained: `params`, `lr_mult`, and `weight_decay` (None: the optimizer's)."""
@@ -128,6 +170,8 @@ class ClassificationHead(nn.Module):
                     "weight_decay": self.objective.bias_weight_decay,
                 }
             )
+        if self.regularizer is not None and (own := list(self.regularizer.parameters())):
+            groups.append({"params": own, "lr_mult": 1.0, "weight_decay": None})
         return groups
 
     def _any_bias(self) -> nn.Parameter | None:
@@ -138,7 +182,7 @@ class ClassificationHead(nn.Module):
         """The classes that this training batch meets: sorted global ids, the same on all workers.
 
         Args:
-            labels: Of the global batch (B,).
+            labels: Of the global batch (B,), and of the queue.
         """
         if self.sample_rate == 1:
             return self._all_classes(labels)
@@ -148,12 +192,21 @@ class ClassificationHead(nn.Module):
     def _all_classes(self, labels: Tensor) -> Tensor:
         return torch.arange(self.shard.num_classes, device=labels.device)
 
+    def centers_of(self, ids: Tensor, live: bool = True) -> Tensor:
+        """Raw centers of any classes, wherever they live: (N,) -> (N, D).
+
+        Args:
+            ids: Global, the same on all workers.
+            live: Whether they carry a gradient, to each center where it lives.
+        """
+        return rows_of(self.shard, self.centers if live else self.centers.detach(), ids)
+
     def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
         """The loss of a batch.
 
         Args:
-            embeddings: Raw embeddings of this worker (b, D), any floating type; the head computes
-                in float32 or better, also under autocast.
+            embeddings: Raw embeddings of this worker (b, D), or (2, b, D) where `views` is 2; any
+                floating type. The head computes in float32 or better, also under autocast.
             labels: Their classes (b,), global, integer.
 
         Raises:
@@ -164,15 +217,18 @@ class ClassificationHead(nn.Module):
         dtype = torch.promote_types(dtype, torch.float32)
         sizes = self.shard.batch_sizes(labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            x = self.shard.gather(embeddings.to(dtype), sizes)
+            x = embeddings.to(dtype)
+            x = self.shard.gather(x if x.dim() == 3 else x[None], sizes, dim=1)
             return self._classify(x, self.shard.gather(labels.long(), sizes))
 
     def _check(self, embeddings: Tensor, labels: Tensor) -> None:
-        expected = (labels.shape[0], self.centers.shape[1])
+        two = self.views > 1 and (self.training or embeddings.dim() == 3)
+        expected = (*((2,) if two else ()), labels.shape[0], self.centers.shape[1])
         if labels.dim() != 1 or embeddings.shape != expected:
             raise ValueError(
                 f"embeddings of shape {tuple(embeddings.shape)} with labels of shape "
-                f"{tuple(labels.shape)}: needs (b, {self.centers.shape[1]}) and (b,)"
+                f"{tuple(labels.shape)}: needs ({'2, ' if two else ''}b, {self.centers.shape[1]}) "
+                "and (b,)"
             )
         if labels.device.type == "cpu" and labels.numel():  # elsewhere a check would wait
             low, high = int(labels.min()), int(labels.max())
@@ -195,27 +251,77 @@ class ClassificationHead(nn.Module):
         return None if self.objective.bias is None else self.shard.share(self.objective.bias)
 
     def _classify(self, x: Tensor, labels: Tensor) -> HeadOutput:
-        """The loss of the global batch (B, D) against the classes of this worker."""
-        shard, margin, objective = self.shard, self.margin, self.objective
-        met = self.sample(labels) if self.training else self._all_classes(labels)
-        own = shard.columns(met, labels)
-
-        norm = torch.linalg.vector_norm(x, dim=1)
+        """The loss of the global batch (V, B, D) against the classes of this worker."""
+        regularizer = self._active_regularizer()
+        if regularizer is not None and len(x) != regularizer.views:
+            regularizer = None  # one view of an image, in evaluation
+        if self.training and self.regularizer is not None:
+            with torch.no_grad():
+                self.regularizer.before(self, x, labels)
+        rows, own_labels = x.flatten(0, 1), labels.repeat(len(x))
+        queue = self.queue if self.training else None
+        known = own_labels if queue is None else torch.cat([own_labels, queue.past_labels()])
+        met = self.sample(known) if self.training else self._all_classes(labels)
+        own = self.shard.columns(met, own_labels)
         centers = self._normalised_centers(own, x.dtype)
+
+        broad = queue is not None and self.progress >= self.queue_start
+        seen = self._compare(rows, own, centers, live=True, teaches=not broad)
+        terms = {self.objective.term: seen.rows.mean()}
+        if queue is not None:
+            now = self.centers_of(known, live=False)
+            if broad:
+                past = queue.past(now[len(rows) :]).to(x.dtype)
+                wide, both = self.shard.columns(met, known), torch.cat([rows.detach(), past])
+                again = self._compare(both, wide, centers, live=False, teaches=True)
+                terms["broad"] = again.rows.mean()
+            queue.push(rows.detach(), own_labels, now[: len(rows)])
+        penalty = self.margin.penalty(seen.norm_once)
+        if penalty is not None:
+            terms["penalty"] = penalty.mean()
+        if regularizer is not None:
+            self.columns = self.shard.columns(met, labels)
+            terms[regularizer.term] = regularizer(self, x, labels)
+        if self.training:
+            if self.regularizer is not None:
+                with torch.no_grad():
+                    self.regularizer.after(self, x, labels)
+            self.step += 1
+        return HeadOutput(torch.stack(list(terms.values())).sum(), terms, self._stats(seen))
+
+    def _compare(
+        self, x: Tensor, own: ClassColumns, centers: Tensor, *, live: bool, teaches: bool
+    ) -> _Compared:
+        """Rows (N, D) against centers (C, D).
+
+        Args:
+            x: The rows.
+            own: Their own classes.
+            centers: Of the classes that are met here.
+            live: Whether they are the batch, which a margin may observe and a bias start from.
+            teaches: Whether centers and bias learn from them.
+        """
+        shard, margin, objective = self.shard, self.margin, self.objective
+        if not teaches:
+            centers = centers.detach()
+        norm = torch.linalg.vector_norm(x, dim=1)
         cos = F.linear(unit(x) if margin.cosine else x, centers)
         own_cos = own.take(cos)
         target_cos = shard.all(own_cos.detach())
-        if self.training:
+        if self.training and live:
             margin.observe(target_cos, norm.detach(), self.step, self.progress)
 
         scale = margin.scale(norm)
         by_row = scale if scale.dim() == 0 else scale[:, None]
         logits = margin.others(cos, target_cos, norm) * by_row
         own.put_(logits, margin.target(own_cos, norm) * scale)
-        if self.training and objective.awaits_data:
+        if self.training and live and objective.awaits_data:
             self._start_bias(own.put_(logits.detach().clone(), -torch.inf))
         # The clip in `shift` would turn a target masked before it into a logit of -s.
-        shifted = objective.shift(logits, by_row, self._shared_or_picked_bias(own))
+        bias = self._shared_or_picked_bias(own)
+        if bias is not None and not teaches:
+            bias = bias.detach()
+        shifted = objective.shift(logits, by_row, bias)
         as_near = (cos.detach() >= target_cos[:, None]).sum(dim=1).to(cos)
         target, as_near = shard.all(torch.stack([own.take(shifted), as_near]))
         target = target.masked_fill(~own.sampled, torch.inf)
@@ -224,14 +330,7 @@ class ClassificationHead(nn.Module):
         # Functions of the norm alone count where the row's class is, not once on each worker.
         norm_once = torch.where(own.here, norm, norm.detach())
         rows = objective.combine(target, others, shard, margin.scale(norm_once))
-        terms = {objective.term: rows.mean()}
-        penalty = margin.penalty(norm_once)
-        if penalty is not None:
-            terms["penalty"] = penalty.mean()
-        if self.training:
-            self.step += 1
-        stats = self._stats(target_cos, norm, as_near, scale)
-        return HeadOutput(torch.stack(list(terms.values())).sum(), terms, stats)
+        return _Compared(rows, target_cos, as_near, scale, norm, norm_once)
 
     def _start_bias(self, others: Tensor) -> None:
         bias = self._any_bias()
@@ -239,14 +338,12 @@ class ClassificationHead(nn.Module):
         with torch.no_grad():
             bias.fill_(self.objective.start_from(others, self.shard))
 
-    def _stats(
-        self, target_cos: Tensor, norm: Tensor, as_near: Tensor, scale: Tensor
-    ) -> dict[str, Tensor]:
+    def _stats(self, seen: _Compared) -> dict[str, Tensor]:
         with torch.no_grad():
             stats = {
-                "accuracy": (as_near == 1).to(norm).mean(),
-                "norm": norm.mean(),
-                "norm_std": norm.std(correction=0),
+                "accuracy": (seen.as_near == 1).to(seen.norm).mean(),
+                "norm": seen.norm.mean(),
+                "norm_std": seen.norm.std(correction=0),
             }
             bias = self._any_bias()
             if bias is not None:
@@ -255,10 +352,13 @@ class ClassificationHead(nn.Module):
                     total = self.shard.all(total) / self.shard.num_classes
                 stats["bias"] = total
             if self.margin.cosine:
-                stats["target_cos"] = target_cos.mean()
-                if bias is not None:
-                    stats["threshold"] = stats["bias"] / scale.mean()
+                stats["target_cos"] = seen.target_cos.mean()
+                if bias is not None and self.objective.bias_is_threshold:
+                    stats["threshold"] = stats["bias"] / seen.scale.mean()
         return stats
+
+
+Head: TypeAlias = ClassificationHead | ConfidenceHead
 
 
 def build_head(
@@ -266,19 +366,18 @@ def build_head(
     shard: ClassShard,
     embedding_size: int,
     *,
-    sample_rate: float = 1.0,
-    center_storage: str = "free",
-    seed: int = 0,
-) -> ClassificationHead:
-    """The head of a loss by name.
+    queue_size: int | None = None,
+    **head: Any,
+) -> Head:
+    """The head of a loss by name: a `ConfidenceHead` for `scf`, else a `ClassificationHead`.
 
     Args:
         component: `.name`, an entry of `LOSSES`, and `.args`, its keywords.
         shard: Which classes this worker holds.
         embedding_size: D.
-        sample_rate: See `ClassificationHead`.
-        center_storage: See `ClassificationHead`.
-        seed: See `ClassificationHead`.
+        queue_size: See `ClassificationHead`; None is the loss's own (32,000 for `broadface`, else
+            no queue).
+        head: The other keywords of `ClassificationHead`.
 
     Raises:
         ValueError: Names the keyword, its value, the limit and the nearest right choice.
@@ -288,13 +387,10 @@ def build_head(
         component.args,
         num_classes=shard.num_classes,
         embedding_size=embedding_size,
-        sample_rate=sample_rate,
+        sample_rate=float(head.get("sample_rate", 1.0)),
     )
-    return ClassificationHead(
-        loss,
-        shard,
-        embedding_size,
-        sample_rate=sample_rate,
-        center_storage=center_storage,
-        seed=seed,
-    )
+    spec = LOSSES[component.name]
+    if isinstance(loss.objective, ConfidenceLikelihood):
+        return ConfidenceHead(loss.objective, shard, embedding_size, seed=int(head.get("seed", 0)))
+    size = spec.queue_size if queue_size is None else queue_size
+    return ClassificationHead(loss, shard, embedding_size, queue_size=size, **head)

@@ -27,7 +27,7 @@ from facerec.config import ConfigError, TrainConfig
 from facerec.data.augment import Augment, normalise
 from facerec.data.shards import DataError, Shards
 from facerec.data.stream import Batch, Stream
-from facerec.evaluation import protocols
+from facerec.evaluation import geometry, protocols
 from facerec.head import build_head
 from facerec.optimizer import clip_gradients, make_optimizer, rate_at
 from facerec.parallel import ClassShard
@@ -106,22 +106,30 @@ def train(
         lambda: build_head(
             config.loss,
             ClassShard(split.classes, rank, world_size),
-            config.head.embedding_size,
-            sample_rate=config.head.sample_rate,
-            center_storage=config.head.center_storage,
+            **vars(config.head),
             seed=config.seed,
         ),
     ).to(device)
+    if not head.trains_backbone:
+        backbone.requires_grad_(False)
+        if not config.init_from:
+            raise ConfigError(
+                f"init_from: {config.loss.name} trains only how sure a finished network is; give "
+                "init_from=RUN, the folder of a run with this backbone and these classes"
+            )
     optimizer = make_optimizer(config.optimizer, backbone, head)
     sets = protocols.open_sets(shards, config.data.eval_sets, backbone)
+    probes = geometry.choose(split.labels(), config.seed)
     network: torch.nn.Module = backbone
-    if world_size > 1:
+    if world_size > 1 and head.trains_backbone:
         ids = [device.index] if device.type == "cuda" else None
         network = DistributedDataParallel(backbone, device_ids=ids, broadcast_buffers=False)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=_bf16(config, device))
 
     # Restore.
     progress = Progress()
+    if config.init_from and resume_from is None:
+        checkpoint.start_from(Path(config.init_from), backbone, head)
     if resume_from is not None:
         progress = checkpoint.load(checkpoint.find(resume_from), backbone, head, optimizer)
     earlier = progress.seconds
@@ -148,7 +156,7 @@ def train(
             world_size=world_size,
             augment=config.data.augment,
         )
-        backbone.train()
+        backbone.train(head.trains_backbone)
         head.train()
         sums = {
             name: torch.tensor(value, dtype=torch.float64, device=device)
@@ -173,7 +181,7 @@ def train(
             for part, weight in _parts(batch, config.optimizer.accumulate):
                 images, labels = _move(part, config.data.augment, backbone.input_size, device)
                 with autocast:
-                    embeddings = network(images)
+                    embeddings = network(images, views=head.views)
                 output = head(embeddings, labels)
                 (output.loss * weight).backward()
                 shown = {"loss": output.loss}
@@ -185,6 +193,7 @@ def train(
             if config.optimizer.clip_norm:
                 clip_gradients(config.optimizer, backbone, head)
             optimizer.step()
+            backbone.after_step()
             progress.step += 1
             progress.images_seen += config.data.batch_size
             if (device.type == "cpu" or progress.step % CHECK_EVERY == 0) and not torch.isfinite(
@@ -206,6 +215,10 @@ def train(
         done = progress.step == total_steps
         progress.epoch, progress.images_seen, progress.sums = progress.epoch + 1, 0, {}
         progress.train_seconds = 0.0
+        if config.eval.geometry:
+            centers = head.shard.collect(head.centers)
+            if rank == 0:
+                row |= geometry.measure(backbone, split, probes, centers, device)
         measured = done or progress.epoch % config.eval.every == 0
         if measured and rank == 0:
             for item in sets:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 
 class ConfigError(ValueError):
@@ -16,6 +17,10 @@ def typed(key: str, value: Any, wanted: Any) -> Any:
     Raises:
         ConfigError: Naming key, value and what is taken.
     """
+    if NoneType in get_args(wanted):
+        if str(value).lower() == "none":
+            return None
+        (wanted,) = (kind for kind in get_args(wanted) if kind is not NoneType)
     if wanted is bool:
         words = {"true": True, "false": False}
         if isinstance(value, str) and value.lower() in words:

@@ -1,7 +1,7 @@
 """A few training steps of a head, whole or on one worker of several: what `test_parallel` compares.
 
-Run as `python -m tests.parallel_worker FOLDER RANK`: three such processes form a group of three,
-then the first two a group of two, and each writes what it computed to FOLDER.
+Run as `python -m tests.parallel_worker FOLDER RANK quick|slow`: three such processes form a group
+of three, then the first two a group of two, and each writes what it computed to FOLDER.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from facerec.domains import Scalar
-from facerec.head import ClassificationHead, build_head
-from facerec.losses import LOSSES, OBJECTIVES
+from facerec.head import ClassificationHead, Head, build_head
+from facerec.losses import LOSSES, OBJECTIVES, REGULARIZERS
 from facerec.parallel import ClassShard
 
 ROWS, INPUTS, SIZE = 7, 5, 6  # 7 rows do not divide by 2 or 3
@@ -35,32 +35,55 @@ class Case:
     num_classes: int = 10
     sample_rate: float = 1.0
     center_storage: str = "free"
+    queue_size: int = 0
     steps: int = 1
     one_class: bool = False
 
     def __str__(self) -> str:
         words = [self.loss, *(f"{k}={v}" for k, v in self.args.items())]
         words += [f"C={self.num_classes}", f"r={self.sample_rate}", self.center_storage]
-        return "-".join([*words, f"{self.steps}steps", *(["one_class"] if self.one_class else [])])
+        words += [f"q={self.queue_size}", f"{self.steps}steps"]
+        return "-".join([*words, *(["one_class"] if self.one_class else [])])
 
 
-def cases() -> list[Case]:
-    found = [
-        Case(loss, {"objective": objective}, sample_rate=rate)
-        for loss in ("softmax", "normface", "cosface", "arcface")  # one of each margin
-        for objective in OBJECTIVES
-        for rate in (1.0, 0.4)
-    ]
+def margins() -> list[str]:
+    """A loss of each margin."""
+    first = {spec.margin: loss for loss, spec in reversed(LOSSES.items()) if spec.composable}
+    return list(reversed(first.values()))
+
+
+def quick_cases() -> list[Case]:
+    """Every loss sampled for ten steps; queue, regularizers, starts and rules once each."""
+    found = [Case(loss, sample_rate=0.5, steps=10) for loss in LOSSES]
     for objective in ("unified", "binary"):
-        for rate in (1.0, 0.4):
-            args: dict[str, Scalar] = {"objective": objective, "bias_init": "logsumexp"}
-            found.append(Case("arcface", args, sample_rate=rate, steps=2))
+        args: dict[str, Scalar] = {"objective": objective, "bias_init": "logsumexp"}
+        found.append(Case("arcface", args, sample_rate=0.4, steps=2))
         found.append(Case("cosface", {"objective": objective, "logit_clip": "none", "scale": 8.0}))
+        found.append(Case("arcface", {"objective": objective}, queue_size=9, steps=3))
+    for regularizer in REGULARIZERS:
+        args = {"objective": "binary", "regularizer": regularizer}
+        found.append(Case("arcface", args, sample_rate=0.4, queue_size=9, steps=3))
+        found.append(Case("cosface", {"regularizer": regularizer}, num_classes=2, steps=2))
+    moved: dict[str, Scalar] = {"regularizer": "uniform", "beta": 0.1, "in_batch": False}
+    found.append(Case("arcface", moved, steps=3))
+    found.append(Case("cosface", {"regularizer": "exclusive", "in_batch": True}, steps=3))
+    found.append(Case("cosface", {"regularizer": "contrast", "contrast_group": 3}, steps=3))
     clipped: dict[str, Scalar] = {"gradient": "detached", "past_pi": "clip", "cosine_eps": 0.01}
     found.append(Case("arcface", clipped))
     found.append(Case("arcface", {"margin_warmup": 0.9}, center_storage="unit", steps=3))
+    return found
+
+
+def slow_cases() -> list[Case]:
+    """Each margin with each objective; each loss with a queue, and where workers have no class."""
+    found = [
+        Case(loss, {"objective": objective}, sample_rate=rate)
+        for loss in margins()
+        for objective in OBJECTIVES
+        for rate in (1.0, 0.4)
+    ]
     for loss in LOSSES:
-        found.append(Case(loss, sample_rate=0.5, steps=10 if loss.startswith("uniface") else 3))
+        found.append(Case(loss, queue_size=16, steps=5))
         found.append(Case(loss, num_classes=2))  # fewer classes than workers
         found.append(Case(loss, sample_rate=0.1, one_class=True))  # workers without any
     return found
@@ -78,23 +101,32 @@ def run(
     shard = ClassShard(case.num_classes, rank, world_size)
     component = SimpleNamespace(name=case.loss, args=case.args)
     head = build_head(
-        component, shard, SIZE, sample_rate=case.sample_rate, center_storage=case.center_storage
+        component,
+        shard,
+        SIZE,
+        sample_rate=case.sample_rate,
+        center_storage=case.center_storage,
+        queue_size=case.queue_size,
     ).double()
     if penalise is not None:
+        assert isinstance(head, ClassificationHead)
         head.margin.penalty = penalise  # type: ignore[method-assign]
     weight = torch.randn(INPUTS, SIZE, generator=draw, dtype=torch.float64).requires_grad_()
     groups = [{"params": [weight]}, *({"params": g["params"]} for g in head.parameter_groups())]
-    optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
     found: dict[str, Tensor] = {"start/centers": shard.collect(head.centers).clone()}
     for step in range(case.steps):
         inputs = torch.randn(ROWS, INPUTS, generator=draw, dtype=torch.float64)
         labels = torch.randint(case.num_classes, (ROWS,), generator=draw)
+        masks = torch.rand(ROWS, SIZE, generator=draw, dtype=torch.float64)
         if case.one_class:
             labels[:] = labels[0]
         mine = ClassShard(ROWS, rank, world_size)  # the same division serves the rows
         head.progress = step / case.steps
         optimizer.zero_grad()
-        output = head(mine.cut(inputs) @ weight, mine.cut(labels))
+        x = mine.cut(inputs) @ weight
+        views = x if head.views == 1 else torch.stack([x, x * mine.cut(masks)])
+        output = head(views, mine.cut(labels))
         output.loss.backward()
         assert weight.grad is not None
         if world_size > 1:
@@ -109,28 +141,41 @@ def run(
     return found | {"end/weight": weight.detach()}
 
 
-def gradients(head: ClassificationHead) -> dict[str, Tensor]:
+def gradients(head: Head) -> dict[str, Tensor]:
     found = {}
     for name, parameter in head.named_parameters():
-        assert parameter.grad is not None
+        if parameter.grad is None:  # a part that is off, or not trained
+            assert name != "centers" or not parameter.requires_grad
+            continue
         whole = name in head.class_axis
         found[name] = head.shard.collect(parameter.grad) if whole else parameter.grad.clone()
     return found
 
 
-def state(head: ClassificationHead) -> dict[str, Tensor]:
+def state(head: Head) -> dict[str, Tensor]:
     return {
         name: head.shard.collect(tensor) if name in head.class_axis else tensor.clone()
         for name, tensor in head.state_dict().items()
     }
 
 
-def collectives(rank: int, world_size: int) -> dict[str, int]:
-    """How often each collective runs in one step of UniFace."""
+def counted() -> dict[str, Case]:
+    """What the documentation counts the collectives of."""
+    of_losses = {loss: Case(loss) for loss in LOSSES if loss != "broadface"}
+    return {
+        **of_losses,
+        "sampled": Case("cosface", sample_rate=0.5),
+        "with a queue": Case("cosface", queue_size=9),
+        **{f"with {name}": Case("cosface", {"regularizer": name}) for name in REGULARIZERS},
+    }
+
+
+def collectives(case: Case, rank: int, world_size: int) -> dict[str, int]:
+    """How often each collective runs in one step: the third one, when every bias has started."""
     counts: Counter[str] = Counter()
     originals = {name: getattr(dist, name) for name in ("all_reduce", "all_gather")}
 
-    def counted(name: str) -> Callable[..., Any]:
+    def counting(name: str) -> Callable[..., Any]:
         def call(*args: Any, **keywords: Any) -> Any:
             counts[name] += 1
             return originals[name](*args, **keywords)
@@ -138,13 +183,19 @@ def collectives(rank: int, world_size: int) -> dict[str, int]:
         return call
 
     head = build_head(
-        SimpleNamespace(name="uniface", args={}), ClassShard(10, rank, world_size), SIZE
+        SimpleNamespace(name=case.loss, args=case.args),
+        ClassShard(10, rank, world_size),
+        SIZE,
+        sample_rate=case.sample_rate,
+        queue_size=case.queue_size,
     )
     try:
         for name in originals:
-            setattr(dist, name, counted(name))
-        x = torch.ones(2, SIZE, requires_grad=True)
-        head(x, torch.tensor([1, 9])).loss.backward()
+            setattr(dist, name, counting(name))
+        for number in range(3):
+            counts.clear()
+            x = torch.ones(*((2,) if head.views == 2 else ()), 2, SIZE, requires_grad=True)
+            head(x, torch.tensor([1 + number, 9])).loss.backward()
     finally:
         for name, original in originals.items():
             setattr(dist, name, original)
@@ -166,20 +217,26 @@ def norm_penalty(norm: Tensor) -> Tensor:
     return 0.3 * norm + 1 / norm
 
 
-def main(folder: Path, rank: int) -> None:
+def main(folder: Path, rank: int, cases: list[Case]) -> None:
     torch.set_num_threads(1)
     for world_size in (3, 2):
         if rank >= world_size:
             continue
         store = f"file://{folder}/store{world_size}"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
-        found: dict[str, Any] = {str(case): run(case, rank, world_size) for case in cases()}
+        found: dict[str, Any] = {str(case): run(case, rank, world_size) for case in cases}
         found["penalty"] = run(Case("cosface"), rank, world_size, norm_penalty)
         found |= shared_gradients(rank, world_size)
-        found["collectives"] = collectives(rank, world_size)
+        found["collectives"] = {
+            name: collectives(case, rank, world_size) for name, case in counted().items()
+        }
         torch.save(found, folder / f"{world_size}-{rank}.pt")
         dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        {"quick": quick_cases, "slow": slow_cases}[sys.argv[3]](),
+    )

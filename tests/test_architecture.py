@@ -11,9 +11,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the ground up; a file imports only from floors below its own.
 FLOORS = [
-    ["facerec.domains", "facerec.values", "facerec.draws", "facerec.parallel", "facerec.data"],
+    [
+        *("facerec.domains", "facerec.values", "facerec.draws", "facerec.parallel"),
+        *("facerec.queue", "facerec.output", "facerec.data"),
+    ],
+    ["facerec.rows"],
     ["facerec.tree", "facerec.losses", "facerec.backbones"],
-    ["facerec.config", "facerec.evaluation"],
+    ["facerec.config", "facerec.evaluation", "facerec.confidence"],
     ["facerec.head", "facerec.presets", "facerec.history"],
     ["facerec.optimizer", "facerec.checkpoint"],
     ["facerec.train"],

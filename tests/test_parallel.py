@@ -18,14 +18,14 @@ ROOT = Path(__file__).parent.parent
 TOLERANCE = 1e-10
 
 
-@pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], dict[str, Any]]:
-    """(workers, rank) -> what that worker computed."""
-    folder = tmp_path_factory.mktemp("workers")
+Computed = dict[tuple[int, int], dict[str, Any]]  # (workers, rank) -> what that worker computed
+
+
+def compute(folder: Path, cases: str) -> Computed:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.parallel_worker", str(folder), str(rank)],
+            [sys.executable, "-m", "tests.parallel_worker", str(folder), str(rank), cases],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
@@ -48,6 +48,16 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], d
     }
 
 
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Computed:
+    return compute(tmp_path_factory.mktemp("workers"), "quick")
+
+
+@pytest.fixture(scope="module")
+def more_sharded(tmp_path_factory: pytest.TempPathFactory) -> Computed:
+    return compute(tmp_path_factory.mktemp("workers"), "slow")
+
+
 def assert_same(whole: dict[str, torch.Tensor], parts: dict[str, torch.Tensor]) -> None:
     assert whole.keys() == parts.keys()
     for name, theirs in whole.items():
@@ -55,33 +65,60 @@ def assert_same(whole: dict[str, torch.Tensor], parts: dict[str, torch.Tensor]) 
         assert error <= TOLERANCE * max(1.0, float(theirs.double().abs().max())), name
 
 
-@pytest.mark.parametrize("case", worker.cases(), ids=str)
-def test_sharded_equals_whole(case: worker.Case, sharded: dict[Any, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("case", worker.quick_cases(), ids=str)
+def test_sharded_equals_whole(case: worker.Case, sharded: Computed) -> None:
     whole = worker.run(case)
     for results in sharded.values():
         assert_same(whole, results[str(case)])
 
 
-def test_a_term_on_norms_counts_once(sharded: dict[Any, dict[str, Any]]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("case", worker.slow_cases(), ids=str)
+def test_more_sharded_equals_whole(case: worker.Case, more_sharded: Computed) -> None:
+    whole = worker.run(case)
+    for results in more_sharded.values():
+        assert_same(whole, results[str(case)])
+
+
+def test_a_term_on_norms_counts_once(sharded: Computed) -> None:
     whole = worker.run(worker.Case("cosface"), penalise=worker.norm_penalty)
     for results in sharded.values():
         assert_same(whole, results["penalty"])
 
 
-def test_collectives_per_step(sharded: dict[Any, dict[str, Any]]) -> None:
-    # Gathered: rows per worker, embeddings, labels. Summed: own cosines, own logits with the
-    # ranks, the negatives; backward, the gradients of the bias and of the embeddings.
+# Gathered: rows per worker, embeddings, labels; a softmax gathers its sums of exponentials too.
+# Summed: own cosines, own logits with the ranks; backward, the gradient of the embeddings. The
+# binary family sums its others instead, and backward the gradient of a bias that all share.
+COLLECTIVES = {  # gathered, summed
+    **dict.fromkeys(worker.counted(), (4, 3)),
+    # The bias of uniface_bce lives with its classes, and what is reported is its mean.
+    **dict.fromkeys(("uniface", "uniface_bce", "sphereface2"), (3, 5)),
+    # Centers of the batch's classes, or of all, from wherever they live.
+    **dict.fromkeys(("uniformface", "with uniform", "with exclusive"), (4, 4)),
+    # A second target, a second sum, a second bias.
+    **dict.fromkeys(("unitsface", "with sample_to_sample"), (4, 6)),
+    # Centers as they are now; then the second run has cosines, logits and sums of its own.
+    "with a queue": (5, 6),
+    # No class axis in its sums: the centers of the batch, and the gradient of the embeddings.
+    "scf": (3, 2),
+}
+
+
+def test_collectives_per_step(sharded: Computed) -> None:
     for results in sharded.values():
-        assert results["collectives"] == {"all_gather": 3, "all_reduce": 5}
+        assert results["collectives"] == {
+            name: {"all_gather": gathered, "all_reduce": summed}
+            for name, (gathered, summed) in COLLECTIVES.items()
+        }
 
 
-def test_what_workers_share_sums_its_gradient(sharded: dict[Any, dict[str, Any]]) -> None:
+def test_what_workers_share_sums_its_gradient(sharded: Computed) -> None:
     for (size, _), results in sharded.items():
         total = sum(rank + 1.0 for rank in range(size))
         assert results["share"].tolist() == [total, total]
 
 
-def test_what_workers_all_compute_counts_once(sharded: dict[Any, dict[str, Any]]) -> None:
+def test_what_workers_all_compute_counts_once(sharded: Computed) -> None:
     for (size, _), results in sharded.items():
         assert results["once"].tolist() == pytest.approx([1 / size, 1 / size])
 

@@ -12,6 +12,41 @@ from torch import Tensor
 from facerec.domains import Choice, Domain, LogUniform, Uniform
 from facerec.losses.base import AngleMargin, CosineEps, Margin, Scale, Warmup, angle
 
+PastPi = Literal["none", "easy", "linear", "clip"]
+
+
+def clamped(cos: Tensor, cosine_eps: float) -> Tensor:
+    """Cosines within -1 + eps .. 1 - eps, with a zero gradient outside; unchanged at eps 0."""
+    limit = 1.0 - cosine_eps
+    return cos.clamp(-limit, limit) if cosine_eps else cos
+
+
+def widened(
+    cos: Tensor, margin: float | Tensor, past_pi: PastPi, cosine_eps: float = 0.0
+) -> Tensor:
+    """cos(θ + m) with a rule past π; finite, also in its gradient, for every cosine and margin.
+
+    Args:
+        cos: Targets' cosines (B,).
+        margin: m in radians, one number or one per row (B,), where a gradient may pass through it.
+            Below 0 it narrows the angle, which then passes 0 but never π.
+        past_pi: What holds where θ + m passes π: see `ArcFace`.
+        cosine_eps: Cosines are clamped first, see `clamped`; `clip` keeps this distance in radians.
+
+    Returns:
+        (B,).
+    """
+    cos = clamped(cos, cosine_eps)
+    moved = angle(cos) + margin
+    if past_pi == "clip":
+        return torch.cos(moved.clamp(cosine_eps, math.pi - cosine_eps))
+    if past_pi == "easy":
+        return torch.where(cos > 0, torch.cos(moved), cos)
+    if past_pi == "linear":
+        sine = torch.sin(margin) if isinstance(margin, Tensor) else math.sin(margin)
+        return torch.where(moved < math.pi, torch.cos(moved), cos - margin * sine)
+    return torch.cos(moved)
+
 
 class ArcFace(Margin):
     """The target's angle gains a constant.
@@ -51,7 +86,7 @@ class ArcFace(Margin):
         margin: AngleMargin = 0.5,
         scale: Scale = 64.0,
         gradient: Literal["exact", "detached"] = "exact",
-        past_pi: Literal["none", "easy", "linear", "clip"] = "linear",
+        past_pi: PastPi = "linear",
         cosine_eps: CosineEps = 0.0,
         margin_warmup: Warmup = 0.0,
     ) -> None:
@@ -62,24 +97,8 @@ class ArcFace(Margin):
         self.past_pi = past_pi
         self.cosine_eps = cosine_eps
 
-    def _clamp(self, cos: Tensor) -> Tensor:
-        limit = 1.0 - self.cosine_eps
-        return cos.clamp(-limit, limit) if self.cosine_eps else cos
-
     def _bent(self, cos: Tensor) -> Tensor:
-        """The formula with its rule past π: (B,) -> (B,)."""
-        cos = self._clamp(cos)
-        margin = self.margin * self.rise
-        moved = angle(cos) + margin
-        if self.past_pi == "clip":
-            moved = moved.clamp(self.cosine_eps, math.pi - self.cosine_eps)
-        bent = torch.cos(moved)
-        if self.past_pi == "easy":
-            return torch.where(cos > 0, bent, cos)
-        if self.past_pi == "linear":
-            kept = cos - margin * math.sin(margin)
-            return torch.where(cos > math.cos(math.pi - margin), bent, kept)
-        return bent
+        return widened(cos, self.margin * self.rise, self.past_pi, self.cosine_eps)
 
     def target(self, cos: Tensor, norm: Tensor) -> Tensor:
         """The cosine of the widened angle, see `Margin.target`."""
@@ -92,5 +111,5 @@ class ArcFace(Margin):
         """The cosines of the rest, see `Margin.others`."""
         if self.gradient == "detached" and self.cosine_eps:
             fixed = cos.detach()
-            return cos + (self._clamp(fixed) - fixed)
-        return self._clamp(cos)
+            return cos + (clamped(fixed, self.cosine_eps) - fixed)
+        return clamped(cos, self.cosine_eps)

@@ -78,12 +78,20 @@ def checked(part: type, keyword: str, value: Scalar) -> Scalar:
         return None
     or_none = " or None" if NoneType in types else ""
     takes = f"{keyword} = {value!r}: {part.__name__} takes"
+    if bool in types:
+        if not isinstance(value, bool):
+            raise ValueError(f"{takes} true or false")
+        return value
+    whole = int in types
+    kind = "a whole number" if whole else "a number"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{takes} a number, {interval}{or_none}")
+        raise ValueError(f"{takes} {kind}, {interval}{or_none}")
     if interval is not None and not interval.contains(float(value)):
         good = interval.nearest(float(value), defaults(part)[keyword])
         raise ValueError(f"{takes} {interval}{or_none}; try {good}")
-    return float(value)
+    if whole and value != int(value):
+        raise ValueError(f"{takes} a whole number, {interval}{or_none}; try {round(value)}")
+    return int(value) if whole else float(value)
 
 
 def unknown(

@@ -1,4 +1,4 @@
-"""What a loss is made of: a margin, an objective, and the entry that names the two.
+"""What a loss is made of: a margin, an objective, perhaps a regularizer; and its table entry.
 
 Vocabulary of the papers: the *target* is the labelled class, *others* are the rest. Shapes: B rows
 of the batch over all workers, C classes on this worker, D numbers of an embedding. A part knows no
@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facerec.domains import Domain, Scalar
-from facerec.losses.arguments import Interval, defaults
-from facerec.parallel import ClassShard
+from facerec.losses.arguments import Interval
+from facerec.parallel import ClassColumns, ClassShard
 
 CosineMargin = Annotated[float, Interval(0.0, 1.0, "units of the cosine")]
 AngleMargin = Annotated[float, Interval(0.0, math.pi, "radians", open_high=True)]
@@ -66,11 +66,13 @@ class Margin(nn.Module):
         space: Keyword -> what is worth searching.
         cosine: False where the head shall hand in inner products instead of cosines.
         fixed_scale: The scale where it is a constant of the loss, else None.
+        seed: Of the run, set by the head; for margins that draw.
     """
 
     space: ClassVar[Mapping[str, Domain]] = {}
     cosine: ClassVar[bool] = True
     fixed_scale: float | None = None
+    seed: int = 0
 
     def __init__(self, margin_warmup: float = 0.0) -> None:
         super().__init__()
@@ -112,6 +114,7 @@ class Objective(nn.Module):
         space: Keyword -> what is worth searching.
         term: Name of its column in the history, `loss.<term>`.
         per_class_bias: True where the head keeps a bias per class beside the centers.
+        bias_is_threshold: True where bias / scale is the cosine that parts match from non-match.
         bias: The one bias of all classes, where the objective has one.
         bias_lr_mult: Factor on the learning rate of the bias.
         bias_weight_decay: Weight decay of the bias; None is the optimizer's.
@@ -120,6 +123,7 @@ class Objective(nn.Module):
     space: ClassVar[Mapping[str, Domain]] = {}
     term: ClassVar[str]
     per_class_bias: ClassVar[bool] = False
+    bias_is_threshold: ClassVar[bool] = True
     bias: nn.Parameter | None
     bias_lr_mult: float = 1.0
     bias_weight_decay: float | None = None
@@ -155,12 +159,65 @@ class Objective(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not say how it combines")
 
 
+class HeadView(Protocol):
+    """What a regularizer sees of the head."""
+
+    shard: ClassShard
+    centers: nn.Parameter
+
+    @property
+    def columns(self) -> ClassColumns:
+        """The sampled classes of this worker for the present batch, and whose is whose."""
+
+    def centers_of(self, ids: Tensor, live: bool = True) -> Tensor:
+        """Raw centers of any classes, wherever they live: (N,) -> (N, D)."""
+
+
+class Regularizer(nn.Module):
+    """A term over centers or embeddings, added to the loss.
+
+    Its parts get the embeddings `x` of the global batch (V, B, D), V being `views`, and their
+    labels (B,). A term that every worker computes in full from embeddings goes through
+    `head.shard.once`; one over centers does not, since each worker differentiates its own.
+
+    Attributes:
+        space: Keyword -> what is worth searching.
+        term: Name in `REGULARIZERS` and of its column in the history, `loss.<term>`.
+        views: Embeddings of each image that it compares (2: two dropout draws).
+        class_state: Names of buffers with a class axis, which are cut and saved like centers.
+        regularizer_start: Fraction of training before which the term is off.
+    """
+
+    space: ClassVar[Mapping[str, Domain]] = {}
+    term: ClassVar[str]
+    views: ClassVar[int] = 1
+    class_state: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, regularizer_start: float = 0.0) -> None:
+        super().__init__()
+        self.regularizer_start = regularizer_start
+
+    def start(self, shard: ClassShard, embedding_size: int) -> None:
+        """Makes the buffers of `class_state`, before a checkpoint is loaded."""
+
+    def before(self, head: HeadView, x: Tensor, labels: Tensor) -> None:
+        """In training, without gradients, before the batch meets the centers."""
+
+    def forward(self, head: HeadView, x: Tensor, labels: Tensor) -> Tensor:
+        """The term (0-d)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it adds")
+
+    def after(self, head: HeadView, x: Tensor, labels: Tensor) -> None:
+        """In training, without gradients, when the loss is known."""
+
+
 class Loss(NamedTuple):
-    """A margin and an objective, ready for a head; `bias_start` is the bias to begin with."""
+    """The parts of a loss, ready for a head; `bias_start` is the bias to begin with."""
 
     margin: Margin
     objective: Objective
     bias_start: float | None
+    regularizer: Regularizer | None = None
 
 
 @dataclass(frozen=True)
@@ -172,20 +229,29 @@ class LossSpec:
         objective: The objective's class.
         changed: Keyword -> the default of this loss.
         searched: Keyword -> the domain of this loss where it is not the part's own.
+        regularizer: The regularizer's class, where it has one.
+        queue_size: Past embeddings that the head compares again, where the loss is about that.
+        composable: Whether it takes another objective and a regularizer.
     """
 
     margin: type[Margin]
     objective: type[Objective]
     changed: Mapping[str, Scalar] = field(default_factory=dict)
     searched: Mapping[str, Domain] = field(default_factory=dict)
+    regularizer: type[Regularizer] | None = None
+    queue_size: int = 0
+    composable: bool = True
+
+    @property
+    def parts(self) -> tuple[type[Margin] | type[Objective] | type[Regularizer], ...]:
+        """The classes that take its keywords."""
+        own = (self.margin, self.objective)
+        return own if self.regularizer is None else (*own, self.regularizer)
 
     @property
     def space(self) -> dict[str, Domain]:
         """Dotted key -> what is worth searching, over all parts."""
-        merged = {**self.margin.space, **self.objective.space, **self.searched}
-        return {f"loss.{keyword}": domain for keyword, domain in merged.items()}
-
-    def defaults(self, objective: type[Objective] | None = None) -> dict[str, Scalar]:
-        """Keyword -> default of the margin and of the objective (this loss's, or another)."""
-        own = {**defaults(self.margin), **defaults(objective or self.objective)}
-        return {keyword: self.changed.get(keyword, value) for keyword, value in own.items()}
+        merged = {k: domain for part in self.parts for k, domain in part.space.items()}
+        return {
+            f"loss.{keyword}": domain for keyword, domain in {**merged, **self.searched}.items()
+        }

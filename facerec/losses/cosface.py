@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -55,3 +56,19 @@ class CosFace(Margin):
     def others(self, cos: Tensor, target_cos: Tensor, norm: Tensor) -> Tensor:
         """The cosines of the rest, see `Margin.others`."""
         return self._clamp(cos)
+
+
+def least_scale(classes: int, posterior: float) -> float:
+    """The scale under which normalised softmax cannot be sure, whatever the embeddings.
+
+    Formula: s = (C - 1) / C · ln((C - 1) P / (1 - P)): centers as far apart as C unit vectors can
+    be, each embedding on its own center, no margin. A margin wants more.
+
+    Paper: CosFace, CVPR 2018: its lower bound of s.
+
+    Args:
+        classes: C, 2 or more.
+        posterior: P, the probability of the own class that shall be reached, 0 to 1, both excluded.
+    """
+    others = classes - 1
+    return others / classes * math.log(others * posterior / (1.0 - posterior))

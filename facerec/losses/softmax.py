@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+import torch
 from torch import Tensor
 
+from facerec.losses.arguments import Interval
 from facerec.losses.base import Margin, Objective, softplus
 from facerec.parallel import ClassShard
 
@@ -25,19 +27,54 @@ class InnerProduct(Margin):
         super().__init__()
 
 
+LossWeight = Annotated[float | None, Interval(0.0, open_low=True)]
+
+
+def over_scale(rows: Tensor, loss_weight: float | None, scale: Tensor) -> Tensor:
+    """Rows times weight over scale (B,); as they are where there is no weight.
+
+    Args:
+        rows: The loss of each row (B,).
+        loss_weight: What is divided by the scale; None for neither.
+        scale: () or (B,). Where it differs by row it is the norm of an embedding: it then has no
+            gradient here, or the loss could be lowered by growing norms, and counts as 1 at least,
+            or an embedding of almost no length would outweigh the batch.
+    """
+    if loss_weight is None:
+        return rows
+    divisor = scale if scale.dim() == 0 else scale.detach().clamp(min=1.0)
+    return rows * (loss_weight / divisor)
+
+
 class Softmax(Objective):
     """Cross-entropy of the target among all classes.
 
-    Formula: L = log(1 + Σ_{j≠y} exp(z_j - z_y)), which is -log softmax(z)_y. In this form a
-    confident row keeps its small loss to full precision; nothing is clamped (Partial FC's code
-    saturates the value, not the gradient, at -log 1e-30).
+    Formula: L = log(1 + Σ_{j≠y} exp(z_j - z_y)), which is -log softmax(z)_y = -log p. In this form
+    a confident row keeps its small loss to full precision; nothing is clamped (Partial FC's code
+    saturates the value, not the gradient, at -log 1e-30). With both keywords it is
+    w/s (1 - p)^γ L, s being the margin's scale.
+
+    Args:
+        loss_weight: w, above 0: the loss is multiplied by w over the scale, so that a larger scale
+            does not mean larger steps. 50 in SphereFace-R's code (TPAMI 2022); None, the default
+            elsewhere: by neither.
+        focal: γ, 0 (off) or more: rows weigh (1 - p)^γ, without a gradient through it. An option of
+            clcarwin's SphereFace, off there too; the focal loss (ICCV 2017, equation 4)
+            differentiates the weight as well.
     """
 
     term: ClassVar[str] = "softmax"
 
-    def __init__(self) -> None:
+    def __init__(
+        self, loss_weight: LossWeight = None, focal: Annotated[float, Interval(0.0)] = 0.0
+    ) -> None:
         super().__init__()
+        self.loss_weight = loss_weight
+        self.focal = focal
 
     def combine(self, target: Tensor, others: Tensor, shard: ClassShard, scale: Tensor) -> Tensor:
         """The loss of each row, see `Objective.combine`."""
-        return softplus(shard.logsumexp(others) - target)
+        rows = softplus(shard.logsumexp(others) - target)
+        if self.focal:
+            rows = rows * (-torch.expm1(-rows.detach())) ** self.focal
+        return over_scale(rows, self.loss_weight, scale)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from facerec.domains import Choice, Domain, LogUniform, Uniform
 from facerec.losses.arguments import Interval
 from facerec.losses.base import Margin, Objective, softplus
+from facerec.losses.sphereface2 import balance_bias
 from facerec.parallel import ClassShard
 
 BiasInit = Literal[
@@ -24,24 +25,6 @@ BiasInit = Literal[
     "sphereface2_balance",
     "constant",
 ]
-
-
-def balance_bias(weight_ratio: float, target: float, others: float) -> float:
-    """The bias b, added to each logit, at which both signs pull equally hard.
-
-    Solves ratio · σ(-(target + b)) = σ(others + b) (SphereFace2, ICLR 2022, section 3.3).
-
-    Args:
-        weight_ratio: Weight of the one target over that of all others together, above 0.
-        target: Logit of the target at cosine 0, without bias.
-        others: Logit of another class at cosine 0, without bias.
-    """
-    slack = 1.0 - weight_ratio
-    product = 4.0 * weight_ratio * math.exp(target - others)
-    root = math.sqrt(slack * slack + product)
-    # slack + root cancels where the ratio passes 1; this form of the same number does not.
-    total = slack + root if slack > 0 else product / (root - slack)
-    return math.log(2.0 * weight_ratio) - others - math.log(total)
 
 
 class UnifiedCrossEntropy(Objective):
@@ -155,10 +138,7 @@ class UnifiedCrossEntropy(Objective):
             )
         if self.bias_init == "analytic":
             return math.log(others_weight) + scale * scale / (2.0 * embedding_size)
-        zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-        target = scale * float(margin.target(zero, one))
-        others = scale * float(margin.others(zero[None], zero, one))
-        return -balance_bias(1.0 / others_weight, target, others)
+        return -balance_bias(1.0 / others_weight, margin)
 
     @property
     def awaits_data(self) -> bool:

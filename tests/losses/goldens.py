@@ -9,33 +9,38 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facerec.domains import Scalar
 from facerec.losses import LOSSES
+from tests.losses.angular_plans import ANGULAR
+from tests.losses.plans import ADAPTIVE, Hyper, Plan, Unmapped
 
 OUR_NAME = {
     "uniface_uce": "uniface",
     "combined_margin": "combined",
     "unitsface_uss": "unitsface",
 }
-OF_THE_HEAD = {"partial_fc"}  # tests the sampling, with ArcFace or CosFace
+OF_THE_HEAD = {"partial_fc"}  # tests the sampling, with the combined margin
 ARRAYS = {
     *("embeddings", "weight", "labels", "logits", "loss", "grad_embeddings", "grad_weight"),
     *("weight_after", "bias", "bias_default_init", "grad_bias", "cosine", "scaled_cosine"),
-    *("partial_index", "weight_index"),
+    *("partial_index", "weight_index", "weight_before", "num_steps"),
+    *("norms", "margins_drawn", "loss_id", "loss_g", "x_norm_clamped", "margin"),
+    *("lambda", "it_after", "norm_cos", "norm_phi"),
 }
-MEAN = {"mean over batch", "sum over (sampled) classes, mean over batch"}
-
-
-class Unmapped(AssertionError):
-    """A golden case that asks for something unknown here."""
+_STEP = re.compile(r"^step\d+\.")
+MEAN = {
+    *("mean over batch", "sum over (sampled) classes, mean over batch"),
+    "weighted BCE mean over B*C entries",
+    "weighted BCE mean over B*C entries, weights lw*C/r*(alpha | 1-alpha)",
+}
 
 
 @dataclass(frozen=True)
@@ -45,20 +50,6 @@ class Case:
     loss: str
     meta: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
-
-
-@dataclass
-class Plan:
-    """How our code computes a case."""
-
-    loss: str
-    args: dict[str, Scalar] = field(default_factory=dict)
-    sample_rate: float = 1.0
-    center_storage: str = "free"
-    smallest_p: float = 0.0  # below it the reference's loss (not its gradient) stands still
-
-
-Hyper = dict[str, Any]
 
 
 def _cosface(storage: str = "free", eps: float = 0.0) -> Callable[[Hyper], Plan]:
@@ -104,21 +95,6 @@ def _normface_of_uniface(h: Hyper) -> Plan:
     return Plan("normface", {"scale": h.pop("s")})
 
 
-def _partial_fc(h: Hyper) -> Plan:
-    """`CombinedMarginLoss`: an arc where m1 is 1 and m3 is 0, else m3 alone (m1, m2 ignored)."""
-    h.pop("torch_seed")  # the sample itself is given
-    if h.pop("filter") != 0:
-        raise Unmapped("interclass filtering is not among the losses built")
-    rate, scale = h.pop("sample_rate"), h.pop("s")
-    m1, m2, m3 = h.pop("m1"), h.pop("m2"), h.pop("m3")
-    if m1 == 1 and m3 == 0:
-        args = {"margin": m2, "scale": scale, "gradient": "detached", "past_pi": "none"}
-        return Plan("arcface", args, rate, smallest_p=1e-30)
-    if m3 > 0:
-        return Plan("cosface", {"margin": m3, "scale": scale}, rate, smallest_p=1e-30)
-    raise Unmapped(f"m1 = {m1}, m2 = {m2}, m3 = {m3}: the reference refuses these")
-
-
 PLANS: dict[tuple[str, str, str], Callable[[Hyper], Plan]] = {
     ("softmax", "ydwen/opensphere", "SoftmaxLoss"): lambda h: Plan("softmax"),
     ("normface", "ydwen/opensphere", "CocoLoss"): lambda h: Plan(
@@ -142,7 +118,8 @@ PLANS: dict[tuple[str, str, str], Callable[[Hyper], Plan]] = {
     ("arcface", "ka-tsu-mo/pytorch-uniformface", "AdditiveAngularMargin"): _arcface(
         "exact", "flag"
     ),
-    ("partial_fc", "deepinsight/insightface", "PartialFC_V2"): _partial_fc,
+    **ADAPTIVE,
+    **ANGULAR,
 }
 
 
@@ -165,10 +142,26 @@ def plan(case: Case) -> Plan:
         raise Unmapped(f"hyper-parameter {error} is missing") from None
     if hyper:
         raise Unmapped(f"unknown hyper-parameters {hyper}")
-    if unknown := set(case.arrays) - ARRAYS:
+    known = ARRAYS | {f"state_{name}" for name in found.state}
+    if unknown := {_STEP.sub("", name) for name in case.arrays} - known:
         raise Unmapped(f"unknown fields {sorted(unknown)}")
     if case.meta["reduction"] not in MEAN:
         raise Unmapped(f"unknown reduction {case.meta['reduction']!r}")
+    return found
+
+
+def calls(case: Case) -> list[dict[str, NDArray[Any]]]:
+    """The fields of each call in turn; a case without steps is one call."""
+    if "num_steps" not in case.arrays:
+        return [case.arrays]
+    shared = {name: array for name, array in case.arrays.items() if not _STEP.match(name)}
+    found = []
+    for number in range(int(shared.pop("num_steps"))):
+        start = f"step{number}."
+        own = {k.removeprefix(start): v for k, v in case.arrays.items() if k.startswith(start)}
+        if "weight_before" in own:
+            own["weight"] = own.pop("weight_before")
+        found.append(shared | own)
     return found
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
+from types import NoneType
+from typing import get_args, get_type_hints
 
 import pytest
 
-from facerec.domains import Choice, LogUniform, Scalar, Uniform
+from facerec.domains import Choice, IntUniform, LogUniform, Scalar, Uniform
 from facerec.losses import LOSSES, OBJECTIVES, REGULARIZERS, build, check, keywords
 from facerec.losses.base import Loss
 
@@ -16,20 +18,43 @@ MARGINS = {spec.margin for spec in LOSSES.values()}
 
 def test_tables() -> None:
     assert list(LOSSES) == [
-        *("softmax", "normface", "cosface", "arcface"),
-        *("uniface", "uniface_bce", "uniface_softmax"),
+        *("softmax", "normface", "sphereface", "sphereface_r", "sphereface2", "cosface"),
+        *("arcface", "combined", "mv_softmax", "curricularface", "broadface", "scf", "adaface"),
+        *("elasticface", "magface", "uniface", "uniface_bce", "uniface_softmax", "uniformface"),
+        *("contraface", "unitsface"),
     ]
     assert all(name == objective.term for name, objective in OBJECTIVES.items())
-    assert REGULARIZERS == {}
-    assert all(spec.objective in OBJECTIVES.values() for spec in LOSSES.values())
+    assert all(name == regularizer.term for name, regularizer in REGULARIZERS.items())
+    assert list(REGULARIZERS) == ["uniform", "exclusive", "contrast", "sample_to_sample"]
+    for spec in LOSSES.values():
+        assert (spec.objective in OBJECTIVES.values()) == spec.composable
+        assert spec.regularizer is None or spec.regularizer in REGULARIZERS.values()
 
 
-def test_keywords_of_margins_and_objectives_never_collide() -> None:
+def test_keywords_of_parts_that_meet_never_collide() -> None:
     for margin in MARGINS:
         for objective in OBJECTIVES.values():
-            shared = set(inspect.signature(margin).parameters)
-            assert not shared & set(inspect.signature(objective).parameters)
-            assert not shared & {"objective", "regularizer"}
+            for regularizer in REGULARIZERS.values():
+                kinds = [
+                    set(inspect.signature(p).parameters) for p in (margin, objective, regularizer)
+                ]
+                assert sum(map(len, kinds)) == len(set.union(*kinds))
+                assert not set.union(*kinds) & {"objective", "regularizer"}
+
+
+def test_one_word_has_one_meaning() -> None:
+    """A keyword that several parts have is declared by all with one type."""
+    declared: dict[str, set[str]] = {}
+    for part in {*MARGINS, *OBJECTIVES.values(), *REGULARIZERS.values()}:
+        for keyword, hint in get_type_hints(part.__init__).items():
+            if keyword != "return":
+                kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
+                declared.setdefault(keyword, set()).add(str(kinds))
+    # The names of variants and of starts differ from part to part.
+    own = {"variant", "bias_init", "past_pi"}
+    assert {k: v for k, v in declared.items() if len(v) > 1 and k not in own} == {
+        "margin": {str([float]), str([int])}  # A-softmax multiplies by a whole number
+    }
 
 
 @pytest.mark.parametrize(
@@ -58,7 +83,7 @@ def test_spaces_are_of_real_keywords_and_hold_the_defaults(loss: str) -> None:
         if isinstance(domain, Choice):
             values: tuple[Scalar, ...] = domain.options
         else:
-            assert isinstance(domain, Uniform | LogUniform)
+            assert isinstance(domain, Uniform | LogUniform | IntUniform)
             values = (domain.low, domain.high)
         for value in values:
             check(loss, {keyword: value})
@@ -66,7 +91,7 @@ def test_spaces_are_of_real_keywords_and_hold_the_defaults(loss: str) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_default_passes_the_check(loss: str) -> None:
-    for objective in OBJECTIVES:
+    for objective in OBJECTIVES if LOSSES[loss].composable else ():
         args = keywords(loss, {"objective": objective}) | {"objective": objective}
         parts = build(loss, args, num_classes=10, embedding_size=8)
         assert isinstance(parts, Loss)
@@ -76,7 +101,7 @@ def test_every_default_passes_the_check(loss: str) -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_docstrings_explain_every_keyword(loss: str) -> None:
     spec = LOSSES[loss]
-    for part in (spec.margin, spec.objective):
+    for part in spec.parts:
         for keyword in inspect.signature(part).parameters:
             assert f"{keyword}:" in (part.__doc__ or ""), f"{part.__name__}.{keyword}"
         assert "Formula" in (part.__doc__ or "") or "Paper" in (part.__doc__ or "")
@@ -102,7 +127,21 @@ def test_docstrings_explain_every_keyword(loss: str) -> None:
         ("arcface", {"gradient": 1}, "gradient = 1: takes exact, detached"),
         ("arcface", {"margin_warmup": 1.5}, "margin_warmup = 1.5: ArcFace takes 0 to 1"),
         ("arcface", {"objective": "unifed"}, "objective = 'unifed': .*Did you mean unified"),
-        ("arcface", {"regularizer": "uniform"}, "regularizer = 'uniform': takes none"),
+        ("arcface", {"regularizer": "unifrm"}, "regularizer = 'unifrm': .*Did you mean uniform"),
+        ("arcface", {"alpha": 1.0}, "alpha: arcface has no .* comes with regularizer=uniform"),
+        ("uniformface", {"alpha": -1}, "alpha = -1: Uniform takes 0 or more; try 0"),
+        ("uniformface", {"margin": 2.5}, "margin = 2.5: SphereFace takes a whole number"),
+        ("uniformface", {"margin": 6}, "margin = 6: SphereFace takes 1 to 5.*; try 5"),
+        ("uniformface", {"in_batch": 1}, "in_batch = 1: Uniform takes true or false"),
+        ("contraface", {"contrast_group": 1}, "contrast_group = 1: .* 2 or more or None; try 2"),
+        (
+            "contraface",
+            {"contrast_momentum": 1},
+            "contrast_momentum = 1: Contrast takes 0 to below",
+        ),
+        ("scf", {"objective": "softmax"}, "objective: scf has no such hyper-parameter"),
+        ("magface", {"margin_high": 0.3}, "margin_high = 0.3"),
+        ("magface", {"lambda_g": 20.0}, "lambda_g = 20.* 22.5"),
         ("uniface", {"negative_weight": 0}, "negative_weight = 0: .* numbers above 0; try 1"),
         ("uniface", {"bias_weight_decay": -1}, "bias_weight_decay = -1: .* 0 or more or None"),
         ("uniface", {"bias_init": "log10rc"}, "bias_init = 'log10rc': .*Did you mean log_10rc"),
