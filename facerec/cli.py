@@ -12,14 +12,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from facerec import checkpoint
 from facerec.config import ConfigError, TrainConfig, flatten, load, override, parse
 from facerec.data.shards import DataError, Shards
 from facerec.evaluation.protocols import EvaluationSet
 from facerec.evaluation.table import write as write_table
-from facerec.losses import LOSSES, keywords
+from facerec.losses import LOSSES
+from facerec.losses import table as loss_table
 from facerec.presets import PRESETS
 from facerec.train import Diverged, train
 from facerec.tree import in_section
@@ -54,7 +55,7 @@ def _train(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
         "--run", type=Path, help="run folder (default: runs/<loss>-<n>); resumes there"
     )
     parser.add_argument(
-        "changes", nargs="*", metavar="key=value", help="preset=laptop, loss.margin=0.4, ..."
+        "changes", nargs="*", metavar="key=value", help="preset=NAME, loss.margin=0.4, ..."
     )
     given = parser.parse_intermixed_args(words)
     run: Path | None = given.run
@@ -64,11 +65,9 @@ def _train(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     changes = parse(given.changes)
     preset = str(changes.pop("preset", ""))
-    base = TrainConfig()
     if preset:
         in_section("", lambda: one_of("preset", preset, tuple(PRESETS)))
-        base = PRESETS[preset](base.loss)
-    config = override(base, changes)
+    config = override(PRESETS[preset]() if preset else TrainConfig(), changes)
     if run is None:
         run = next(
             folder
@@ -156,19 +155,20 @@ def _sets_of(folder: Path, config: TrainConfig) -> list[EvaluationSet]:
 
 
 def _losses(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
-    parser.parse_args(words)
-    table = Table("loss", "keyword", "default", "worth searching")
-    for name, spec in LOSSES.items():
-        for number, (keyword, default) in enumerate(keywords(name).items()):
-            domain = spec.space.get(f"loss.{keyword}")
-            table.add_row(
-                "" if number else name,
-                f"loss.{keyword}",
-                str(default),
-                "" if domain is None else str(domain),
-            )
+    parser.add_argument("--markdown", action="store_true", help="print docs/losses.md")
+    if parser.parse_args(words).markdown:
+        print(loss_table.markdown(), end="")
+        return 0
+    console = Console(width=None if Console().is_terminal else 160)
+    table = Table("loss", Column("key", no_wrap=True), "default", "valid", "worth searching")
+    for name in LOSSES:
+        for number, row in enumerate(loss_table.rows(name)):
+            table.add_row("" if number else name, *row)
         table.add_section()
-    Console().print(table)
+    console.print(table)
+    for name in LOSSES:
+        for text in loss_table.papers(name):
+            console.print(f"{name:16} {text}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -176,7 +176,10 @@ Command = Callable[[argparse.ArgumentParser, Sequence[str]], int]
 COMMANDS: dict[str, tuple[str, Command]] = {
     "train": ("Train one model on shards.", _train),
     "evaluate": ("Measure a trained run on prepared sets.", _evaluate),
-    "losses": ("List the losses with their keywords and what is worth searching.", _losses),
+    "losses": (
+        "List the losses: keywords, valid ranges, what is worth searching, papers.",
+        _losses,
+    ),
 }
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from facerec.config import OptimizerConfig
-from facerec.head import ClassificationHead
+from facerec.head import Head
 
 ONE_CYCLE_RISE = 0.3  # share of the training over which one_cycle's rate rises
 ONE_CYCLE_START = 1 / 25  # of the peak, where the rise begins
+NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def learning_rate(
@@ -59,17 +61,42 @@ def learning_rate(
 
 
 def make_optimizer(
-    config: OptimizerConfig, backbone: nn.Module, head: ClassificationHead
+    config: OptimizerConfig, backbone: nn.Module, head: Head
 ) -> torch.optim.Optimizer:
     """Make the optimizer; each group carries `lr_mult`, its factor on the learning rate."""
-    groups = [{"params": list(backbone.parameters()), "lr_mult": 1.0, "weight_decay": None}]
-    groups += head.parameter_groups()
+    groups = _backbone_groups(config, backbone) + head.parameter_groups()
     for group in groups:
         if group["weight_decay"] is None:
             group["weight_decay"] = config.weight_decay
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+
+
+def _backbone_groups(config: OptimizerConfig, backbone: nn.Module) -> list[dict[str, Any]]:
+    """All parameters of the backbone, those of `no_decay`'s kinds in a group of their own."""
+    spared = {
+        id(parameter)
+        for module in backbone.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if config.no_decay_kinds & _kinds(module, name)
+    }
+    decayed = [p for p in backbone.parameters() if id(p) not in spared]
+    groups = [{"params": decayed, "lr_mult": 1.0, "weight_decay": None}]
+    if spared:
+        rest = [p for p in backbone.parameters() if id(p) in spared]
+        groups.append({"params": rest, "lr_mult": 1.0, "weight_decay": 0.0})
+    return groups
+
+
+def _kinds(module: nn.Module, name: str) -> set[str]:
+    """What `no_decay` calls the parameter `name` of a layer."""
+    kinds = {"bias"} if name == "bias" else set()
+    if isinstance(module, NORMALISATIONS):
+        kinds.add("norm")
+    if isinstance(module, nn.PReLU):
+        kinds.add("prelu")
+    return kinds
 
 
 def rate_at(config: OptimizerConfig, step: int, total: int, epochs: float) -> float:
@@ -85,7 +112,7 @@ def rate_at(config: OptimizerConfig, step: int, total: int, epochs: float) -> fl
     )
 
 
-def clip_gradients(config: OptimizerConfig, backbone: nn.Module, head: ClassificationHead) -> None:
+def clip_gradients(config: OptimizerConfig, backbone: nn.Module, head: Head) -> None:
     """Scale the gradients down to `clip_norm`, one global norm over all workers' centers."""
     gradients = [p.grad for p in backbone.parameters() if p.grad is not None]
     square = torch.stack([g.norm().double() for g in gradients]).square().sum()

@@ -2,9 +2,9 @@
 
 What is drawn for an image is a function of (seed, epoch, position) alone: `facerec.data.stream`
 hands over `DRAWS` uniform numbers per image, and `Augment` turns them into a flip, a similarity
-transform and a change of light. So the pixels that a step sees depend neither on the number of
-workers nor on where a run was interrupted. It works at the resolution at which the network runs:
-images are shrunk first.
+transform, a change of light and AdaFace's three degradations. So the pixels that a step sees depend
+neither on the number of workers nor on where a run was interrupted. It works at the resolution at
+which the network runs: images are shrunk first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DRAWS = 8  # uniform numbers per image: flip, angle, scale, shift x, shift y, light, contrast, grey
+# Uniform numbers per image: flip, angle, scale, shift x, shift y, light, contrast, grey; crop, its
+# area, aspect, top and left; low_res, its size and kernels; photometric, its three factors.
+DRAWS = 20
 
 _LIMITS = {
     "flip": 1.0,
@@ -26,6 +28,9 @@ _LIMITS = {
     "brightness": 1.0,
     "contrast": 1.0,
     "grey": 1.0,
+    "crop": 1.0,
+    "low_res": 1.0,
+    "photometric": 1.0,
 }
 
 
@@ -38,6 +43,9 @@ def normalise(images: Tensor) -> Tensor:
 class Augment:
     """Mild augmentation; every amount is a maximum, 0 turns it off.
 
+    The last three are probabilities of the degradations with which AdaFace trains (CVPR 2022,
+    section 4.1: 0.2 each), in this order after all others.
+
     Attributes:
         flip: Probability of the mirror image.
         rotate: Largest rotation to either side, in radians.
@@ -46,6 +54,13 @@ class Augment:
         brightness: Largest addition to the pixels, where black is -1 and white is 1.
         contrast: Largest relative change of the distance from the image's mean.
         grey: Probability of a grey image.
+        crop: Probability that all but a random rectangle turns black: 0.2 to 1 of the area, sides
+            3:4 to 4:3 (cut to the image where longer; torchvision draws again).
+        low_res: Probability that the image is shrunk to 0.2 to 1 of its side and enlarged again,
+            each way by one kernel of four: nearest, linear, area, cubic (the authors' code has
+            Lanczos as a fifth).
+        photometric: Probability of a change of brightness, contrast and saturation, in this order
+            (theirs is random), each by a factor of 0.5 to 1.5.
     """
 
     flip: float = 0.5
@@ -55,6 +70,9 @@ class Augment:
     brightness: float = 0.0
     contrast: float = 0.0
     grey: float = 0.0
+    crop: float = 0.0
+    low_res: float = 0.0
+    photometric: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -74,22 +92,25 @@ class Augment:
         Returns:
             The changed images, (b, 3, H, W); `x` is left as it was.
         """
-        flip, angle, scale, dx, dy, light, contrast, grey = draws.to(x.dtype)[
-            :, :, None, None, None
-        ].unbind(1)  # each (b, 1, 1, 1)
+        columns = draws.to(x.dtype)[:, :, None, None, None].unbind(1)  # each (b, 1, 1, 1)
+        flip, angle, scale, dx, dy, light, contrast, grey = columns[:8]
         mirror = flip < self.flip
         if self.rotate or self.scale or self.shift:
             x = self._warp(x, mirror, angle, scale, dx, dy)
         elif self.flip:
             x = torch.where(mirror, x.flip(3), x)
         if self.grey:
-            red, green, blue = x.unbind(1)
-            luma = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, as JPEG has it
-            x = torch.where(grey < self.grey, luma[:, None], x)
+            x = torch.where(grey < self.grey, _luma(x), x)
         if self.brightness or self.contrast:
             gain = 1 + self.contrast * (2 * contrast - 1)
             mean = x.mean(dim=(1, 2, 3), keepdim=True)
             x = torch.addcmul(mean * (1 - gain) + self.brightness * (2 * light - 1), x, gain)
+        if self.crop:
+            x = torch.where((columns[8] < self.crop) & ~_rectangle(x, *columns[9:13]), -1.0, x)
+        if self.low_res:
+            x = torch.where(columns[13] < self.low_res, _low_resolution(x, *columns[14:16]), x)
+        if self.photometric:
+            x = torch.where(columns[16] < self.photometric, _photometric(x, *columns[17:]), x)
         return x
 
     def _warp(
@@ -114,3 +135,73 @@ class Augment:
             dim=-1,
         )[:, 0]
         return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _luma(x: Tensor) -> Tensor:
+    """Grey images (b, 1, H, W) by ITU-R BT.601, as JPEG has it."""
+    red, green, blue = x.unbind(1)
+    return (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
+
+
+def _rectangle(x: Tensor, area: Tensor, aspect: Tensor, top: Tensor, left: Tensor) -> Tensor:
+    """Where the pixels of a random rectangle are: draws (b, 1, 1, 1) -> bool (b, 1, H, W)."""
+    height, width = x.shape[2:]
+    pixels = height * width * (0.2 + 0.8 * area)
+    ratio = torch.exp(math.log(4 / 3) * (2 * aspect - 1))
+    high = torch.sqrt(pixels / ratio).round().clamp(max=height)
+    wide = torch.sqrt(pixels * ratio).round().clamp(max=width)
+    above, before = (top * (height - high + 1)).floor(), (left * (width - wide + 1)).floor()
+    down = torch.arange(height, device=x.device)[:, None]
+    across = torch.arange(width, device=x.device)
+    rows = (down >= above) & (down < above + high)
+    return rows & (across >= before) & (across < before + wide)
+
+
+def _low_resolution(x: Tensor, size: Tensor, kernels: Tensor) -> Tensor:
+    """Square images shrunk and enlarged again by products with one matrix each."""
+    side = x.shape[2]
+    small = (side * (0.2 + 0.8 * size[:, 0])).floor()
+    whole = torch.full_like(small, side)
+    number = (16 * kernels[:, 0]).floor()
+    shrunk = _resampling(whole, small, side, number // 4)
+    matrix = (_resampling(small, whole, side, number % 4) @ shrunk)[:, None]
+    return (matrix @ x @ matrix.transpose(2, 3)).clamp(-1, 1)
+
+
+def _resampling(old: Tensor, new: Tensor, side: int, kernel: Tensor) -> Tensor:
+    """Matrices (b, side, side) that resample `old` pixels to `new` ones: (b, 1, 1) each.
+
+    As OpenCV does without smoothing. Rows from `new` and columns from `old` on are zero.
+
+    Args:
+        old: Pixels that there are, up to `side`.
+        new: Pixels that there shall be, up to `side`.
+        side: Size of the matrices.
+        kernel: 0 nearest, 1 linear, 2 area, 3 cubic.
+    """
+    to = torch.arange(side, device=old.device, dtype=old.dtype)[:, None]
+    at = torch.arange(side, device=old.device, dtype=old.dtype)
+    step = old / new
+    there = (to < new) & (at < old)
+    nearest = (at == (to * step).floor()).to(old.dtype)
+    centre = torch.minimum(((to + 0.5) * step - 0.5).clamp(min=0), old - 1)
+    distance = (centre - at).abs()
+    linear = (1 - distance).clamp(min=0)
+    first = to * step
+    area = (torch.minimum(first + step, at + 1) - torch.maximum(first, at)).clamp(min=0)
+    near = (1.25 * distance - 2.25) * distance**2 + 1
+    far = -0.75 * (((distance - 5) * distance + 8) * distance - 4)
+    cubic = torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))
+    chosen = torch.where(kernel == 0, nearest, torch.where(kernel == 1, linear, area))
+    chosen = torch.where(kernel == 3, cubic, chosen) * there
+    # Weights that fall outside the image go to those inside.
+    total = chosen.sum(dim=2, keepdim=True)
+    return chosen / torch.where(total > 0, total, 1.0)
+
+
+def _photometric(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+    """Three changes by factors of 0.5 to 1.5, on a scale where black is 0: draws (b, 1, 1, 1)."""
+    y = ((x + 1) / 2 * (0.5 + brightness)).clamp(0, 1)
+    y = torch.lerp(_luma(y).mean(dim=(2, 3), keepdim=True), y, 0.5 + contrast).clamp(0, 1)
+    y = torch.lerp(_luma(y).expand_as(y), y, (0.5 + saturation).expand_as(y)).clamp(0, 1)
+    return 2 * y - 1

@@ -34,7 +34,7 @@ class Batch:
         images: uint8 RGB, (b, H, W, 3).
         labels: int64, (b,).
         keys: The source's keys or paths, b of them.
-        draws: float32 in [0, 1), (b, 8): what `Augment` turns into changes; None without it.
+        draws: float32 in [0, 1), (b, 20): what `Augment` turns into changes; None without it.
     """
 
     images: NDArray[np.uint8]
@@ -128,13 +128,15 @@ class Stream:
 
 
 def draw(seed: int, epoch: int, first: int, count: int) -> NDArray[np.float32]:
-    """Give the uniform numbers of images `first` to `first + count` of an epoch, (count, 8).
+    """Give the uniform numbers of images `first` to `first + count` of an epoch, (count, 20).
 
     A counter-based generator: the numbers of an image do not depend on what was drawn before.
     """
-    # One step of Philox's counter gives four numbers: DRAWS = 8 are two steps an image.
-    numbers = _generator(seed, epoch, 1, counter=2 * first).random((count, DRAWS))
-    return numbers.astype(np.float32)
+    # One step of Philox's counter gives four numbers: 8 of DRAWS are two steps an image, the other
+    # 12, which came later and leave the 8 as they were, are three steps of another generator.
+    early = _generator(seed, epoch, 1, counter=2 * first).random((count, 8))
+    late = _generator(seed, epoch, 0, counter=3 * first).random((count, DRAWS - 8))
+    return np.hstack([early, late]).astype(np.float32)
 
 
 def _generator(seed: int, epoch: int, purpose: int, counter: int = 0) -> np.random.Generator:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -69,7 +71,91 @@ def test_grey_makes_the_channels_equal() -> None:
     assert torch.equal(out[:, 0], out[:, 2])
 
 
-@pytest.mark.parametrize("key", ["flip", "rotate", "scale", "shift", "brightness", "grey"])
+def test_degradations_meet_the_images_that_drew_them_alone() -> None:
+    x = normalise(images(4, side=24))
+    for key, column in (("crop", 8), ("low_res", 13), ("photometric", 16)):
+        draws = torch.rand(4, DRAWS, generator=torch.Generator().manual_seed(1))
+        draws[:, column] = torch.tensor([0.1, 0.9, 0.19, 0.2])
+        out = Augment(flip=0.0, **{key: 0.2})(x, draws)
+        changed = [not torch.equal(a, b) for a, b in zip(out, x, strict=True)]
+        assert changed == [True, False, True, False], key
+        assert out.abs().max() <= 1
+
+
+def test_crop_leaves_a_rectangle_and_blackens_the_rest() -> None:
+    x = normalise(images(200, side=20)).clamp(min=-0.99)
+    draws = torch.rand(200, DRAWS, generator=torch.Generator().manual_seed(2))
+    draws[:, 8] = 0.0
+    out = Augment(flip=0.0, crop=1.0)(x, draws)
+    shares = []
+    for after, before in zip(out, x, strict=True):
+        kept = (after != -1).all(dim=0)
+        rows, columns = kept.any(dim=1).nonzero(), kept.any(dim=0).nonzero()
+        top, bottom = int(rows.min()), int(rows.max()) + 1
+        left, right = int(columns.min()), int(columns.max()) + 1
+        assert torch.equal(after[:, top:bottom, left:right], before[:, top:bottom, left:right])
+        high, wide = bottom - top, right - left
+        assert int(kept.sum()) == high * wide
+        shares.append(high * wide / 400)
+        assert 0.65 < high / wide < 1.55, "3:4 to 4:3, rounded to pixels"
+    assert 0.15 < min(shares) < 0.3
+    assert max(shares) > 0.9
+
+
+def test_low_resolution_is_two_resamplings() -> None:
+    torch.manual_seed(3)
+    side, x = 20, torch.rand(1, 3, 20, 20, dtype=torch.float64) * 2 - 1
+    for shrink, enlarge in product(range(4), range(4)):
+        draws = torch.zeros(1, DRAWS, dtype=torch.float64)
+        draws[0, 14], draws[0, 15] = 0.4, (4 * shrink + enlarge + 0.5) / 16
+        small = int(side * (0.2 + 0.8 * 0.4))
+        out = Augment(flip=0.0, low_res=1.0)(x, draws)
+        down = np.array([weights(i, side, small, shrink) for i in range(small)])
+        up = np.array([weights(i, small, side, enlarge) for i in range(side)])
+        matrix = up @ down
+        expected = np.clip(matrix @ x[0].numpy() @ matrix.T, -1, 1)
+        assert np.allclose(out[0].numpy(), expected, atol=1e-9), (shrink, enlarge)
+
+
+def weights(row: int, old: int, new: int, kernel: int) -> list[float]:
+    """Shares of the `old` pixels in pixel `row` of `new`, one at a time."""
+    step = old / new
+    found = []
+    for pixel in range(old):
+        distance = abs(min(max((row + 0.5) * step - 0.5, 0.0), old - 1.0) - pixel)
+        if kernel == 0:
+            found.append(float(pixel == int(row * step)))
+        elif kernel == 1:
+            found.append(max(1 - distance, 0.0))
+        elif kernel == 2:
+            found.append(max(min((row + 1) * step, pixel + 1) - max(row * step, pixel), 0.0))
+        elif distance <= 1:
+            found.append(1.25 * distance**3 - 2.25 * distance**2 + 1)
+        elif distance < 2:
+            a = -0.75
+            found.append(a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a)
+        else:
+            found.append(0.0)
+    return [share / sum(found) for share in found]
+
+
+def test_photometric_scales_light_contrast_and_saturation() -> None:
+    x = normalise(images())
+    draws = torch.zeros(4, DRAWS)
+    draws[:, 17:] = torch.tensor([0.2, 0.9, 0.1])  # factors 0.7, 1.4 and 0.6
+    out = Augment(flip=0.0, photometric=1.0)(x, draws)
+    for after, before in zip(out.double().numpy(), x.double().numpy(), strict=True):
+        y = np.clip((before + 1) / 2 * 0.7, 0, 1)
+        mean = np.tensordot([0.299, 0.587, 0.114], y, 1).mean()
+        y = np.clip(mean + 1.4 * (y - mean), 0, 1)
+        luma = np.tensordot([0.299, 0.587, 0.114], y, 1)
+        y = np.clip(luma + 0.6 * (y - luma), 0, 1)
+        assert np.allclose(after, 2 * y - 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "key", ["flip", "rotate", "scale", "shift", "brightness", "grey", "crop", "photometric"]
+)
 def test_amounts_out_of_range_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match=key):
         Augment(**{key: -0.1})
