@@ -7,15 +7,16 @@ The table ranks them by `confirm`, identities that no search sees. `--losses a,b
 python sweeps/all_losses.py data.train=shards/faces data.eval=shards/lfw
 """
 
-from facerec.config import Component, override
+from facerec.config import override
 from facerec.losses import LOSSES
 from facerec.presets import laptop
+from facerec.tuning.compare import recipe
 from facerec.tuning.equal_budget import Comparison, main
 
 COMPARISON = Comparison(
     name="all_losses",
     configs={
-        loss: override(laptop(Component(loss)), {"epochs": 8})
+        loss: recipe(override(laptop(), {"epochs": 8}), loss)
         for loss in LOSSES
         if loss != "scf"  # it learns how sure a finished embedding is: accuracy stays as it was
     },

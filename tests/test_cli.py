@@ -9,7 +9,7 @@ import pytest
 from facerec import history
 from facerec.cli import main
 from facerec.config import flatten, load
-from facerec.losses import LOSSES
+from facerec.losses import LOSSES, table
 
 WORDS = [
     "data.batch_size=20",
@@ -113,3 +113,6 @@ def test_losses_lists_every_loss_and_keyword(capsys: pytest.CaptureFixture[str])
     text = capsys.readouterr().out
     assert all(name in text for name in LOSSES)
     assert "loss.bias_init" in text
+    assert "AdaFace: Quality Adaptive Margin" in text
+    assert main(["losses", "--markdown"]) == 0
+    assert capsys.readouterr().out == table.markdown()

@@ -93,12 +93,28 @@ def test_the_same_seed_gives_the_same_model_and_another_does_not(
     assert not all(torch.equal(tensor, three[name]) for name, tensor in one.items())
 
 
-@pytest.mark.parametrize("stop", [4, 6, 9, 17])
-@pytest.mark.parametrize("loss", ["uniface", "softmax"])
+STATEFUL = {  # running means, drawn margins, memories, a queue, two views: all of it is saved
+    "adaface": {"loss.regularizer": "sample_to_sample", "head.queue_size": 50},
+    "elasticface": {"loss.regularizer": "uniform", "loss.beta": 0.001, "head.sample_rate": 0.5},
+    "contraface": {"backbone.view_dropout": 0.5, "loss.regularizer_start": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    ("loss", "stop"),
+    [
+        *(("uniface", 9), ("softmax", 6), ("adaface", 11), ("elasticface", 11)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("uniface", 4), ("uniface", 6), ("uniface", 17), ("contraface", 11))
+        ),
+    ],
+)
 def test_an_interrupted_run_resumes_to_the_bit(
     toy_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, loss: str
 ) -> None:
-    config = toy_config(toy_shards, loss__name=loss, checkpoint__every=1, data__augment__rotate=0.1)
+    changes = {"checkpoint.every": 1, "data.augment.rotate": 0.1, **STATEFUL.get(loss, {})}
+    config = toy_config(toy_shards, loss__name=loss, **changes)
     train(config, run=tmp_path / "whole", report=silent)
 
     class Killed(Exception):
@@ -269,3 +285,37 @@ def test_two_workers_train_one_model_and_one_worker_goes_on(
     rows = history.read(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [1, 2]
     assert (rows[1]["loss"] or 99) < (rows[0]["loss"] or 0)
+
+
+@pytest.mark.parametrize("beta", [0.1, pytest.param(0.01, marks=pytest.mark.slow)])
+def test_moved_centers_train_or_end_typed(toy_shards: Path, beta: float) -> None:
+    """The published code turns to NaN with these."""
+    config = toy_config(toy_shards, loss__name="uniformface", loss__beta=beta, epochs=50 / 6)
+    last, ended = {"step": 0.0, "loss": math.nan}, 51
+    try:
+        last = train(config, report=silent)
+    except Diverged as error:
+        ended = error.step
+    assert ended <= 50 or (last["step"] == 50 and math.isfinite(last["loss"]))
+
+
+def test_scf_leaves_the_network_as_it_is(toy_shards: Path, tmp_path: Path) -> None:
+    train(toy_config(toy_shards, epochs=1), run=tmp_path / "first", report=silent)
+    config = toy_config(toy_shards, loss__name="scf", epochs=2, init_from=str(tmp_path / "first"))
+    last = train(config, run=tmp_path / "second", report=silent)
+    assert last["train.confidence"] > 0
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    kept = [name for name in first if name.startswith("backbone") or name.endswith(":centers")]
+    assert all(torch.equal(first[n], second[n]) for n in kept if "optimizer" not in n)
+    with pytest.raises(ConfigError, match=r"init_from: scf trains only .* give init_from=RUN"):
+        train(override(config, {"init_from": ""}), report=silent)
+
+
+def test_a_training_starts_from_another(toy_shards: Path, tmp_path: Path) -> None:
+    train(toy_config(toy_shards, epochs=1), run=tmp_path / "first", report=silent)
+    again = toy_config(toy_shards, loss__name="arcface", init_from=str(tmp_path / "first"))
+    warm = train(override(again, {"epochs": 1 / 6, "optimizer.lr": 1e-9}), report=silent)
+    cold = train(override(again, {"epochs": 1 / 6, "init_from": ""}), report=silent)
+    assert warm["train.target_cos"] > cold["train.target_cos"] + 0.05
+    with pytest.raises(ConfigError, match="no such run folder"):
+        train(override(again, {"init_from": str(tmp_path / "none")}), report=silent)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from facerec import checkpoint
-from facerec.config import ConfigError, TrainConfig, flatten, load
+from facerec.config import ConfigError, TrainConfig, flatten, load, override
 from facerec.data.shards import Shards
 from facerec.domains import Choice, Domain, IntUniform, LogUniform, Scalar, Uniform
 from facerec.evaluation.protocols import EvaluationSet
@@ -36,25 +36,52 @@ UNSEEN = "confirm"  # the split that no search sees
 CONFIDENCE = 0.95
 
 # Keys that are lower for few identities than for many.
-_LOWERED = ("loss.margin", "loss.margin_low", "loss.margin_high", "loss.scale")
+_LOWERED = (
+    *("loss.margin", "loss.margin_low", "loss.margin_high", "loss.scale"),
+    "backbone.view_dropout",
+)
+
+_SHORT_QUEUE = 2_000  # embeddings
 
 Setting = Mapping[str, Scalar]
+
+
+def recipe(base: TrainConfig, loss: str) -> TrainConfig:
+    """Give a recipe another loss, and what that cannot do without.
+
+    Two views of an image differ by their dropout alone: a loss that compares them gets 0.6, as
+    ContraFace has it. A queue of past embeddings is as long as the authors', but not longer than an
+    epoch of a small set: older ones are of another network.
+    """
+    changes: dict[str, Scalar] = {"loss.name": loss}
+    if LOSSES[loss].queue_size:
+        changes["head.queue_size"] = min(LOSSES[loss].queue_size, _SHORT_QUEUE)
+    if _views(loss) > 1:
+        changes["backbone.view_dropout"] = 0.6
+    return override(base, changes)
 
 
 def space(loss: str, fixed: Iterable[str] = ()) -> dict[str, Domain]:
     """What is searched for a loss: its own space, and its scale in any case.
 
     A scale that suits ten thousand identities may not suit a thousand: a loss whose own space
-    leaves it out would stand behind for that alone.
+    leaves it out would stand behind for that alone. The same goes for the dropout of two views.
 
     Args:
         loss: An entry of `LOSSES`.
         fixed: Keys that are not searched.
     """
     found = dict(LOSSES[loss].space)
-    if "scale" in keywords(loss):
+    if _views(loss) > 1:
+        found["backbone.view_dropout"] = Uniform(0.1, 0.7)
+    if keywords(loss).get("scale") is not None:
         found.setdefault("loss.scale", CosFace.space["scale"])
     return {key: domain for key, domain in found.items() if key not in set(fixed)}
+
+
+def _views(loss: str) -> int:
+    part = LOSSES[loss].regularizer
+    return 1 if part is None else part.views
 
 
 def points(config: TrainConfig, space: Mapping[str, Domain]) -> tuple[Setting, ...]:
@@ -125,27 +152,28 @@ def best_setting(folder: Path) -> Setting | None:
     return {key: flat[key] for key in folders.read(folder)["space"]}
 
 
-def check_equal(records: Mapping[str, Mapping[str, Any]]) -> None:
+def check_equal(records: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
     """Refuse sweeps that had different budgets, recipes or data.
 
     Args:
-        records: Loss -> `sweep.json` of its search or of its seeds.
+        records: Losses with the `sweep.json` of their seeds.
 
     Raises:
         ConfigError: Naming what differs, and between which.
     """
     first, wanted = "", dict[str, Any]()
-    for loss, record in records.items():
-        own = {*LOSSES[loss].space, "data.train", "data.eval"}  # data is what is in it
+    for loss, record in records:
+        # Data is what is in it; a queue is what the loss is about.
+        own = {*space(loss), "data.train", "data.eval", "head.queue_size"}
         same = {k: v for k, v in record["base"].items() if k not in own and k[:5] != "loss."}
         same["data"] = record["data"]
         first, wanted = first or loss, {**same, **wanted}
         for key in same:
             if wanted[key] != same[key]:
                 raise ConfigError(
-                    f"{key} = {same[key]}: {loss} has it, but {first} has {wanted[key]}; losses "
-                    "are compared on the same recipe and data: give the same keys, or leave "
-                    "--resume out to begin another comparison"
+                    f"{key} = {same[key]} for {loss}: in this comparison {first} has "
+                    f"{wanted[key]}, and losses are compared on the same recipe and data; give "
+                    "the same keys, or leave --resume out to begin another comparison"
                 )
 
 

@@ -87,7 +87,7 @@ def compare_losses(comparison: Comparison, given: Options) -> pd.DataFrame:
     records = {loss: _begun(loss, configs[loss], trials, given) for loss in losses}
     path = path if given.resume else folder.create(given.storage, comparison.name)
     with folder.owned(path):
-        compare.check_equal({**_kept(path), **records})
+        compare.check_equal([*_kept(path).items(), *records.items()])
         first = next(iter(records.values()))
         moved = {key: first["base"][key] for key in ("data.train", "data.eval")}
         overrides = {**given.overrides, **{k: v for k, v in moved.items() if k in given.overrides}}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from facerec.config import ConfigError, flatten
+from facerec.data.shards import Shards
 from facerec.data.writer import write_json
 from facerec.domains import Scalar
 from facerec.tuning import results
@@ -43,6 +44,7 @@ def record(
         "base": flatten(sweep.base),
         "space": {key: as_json(domain) for key, domain in sweep.space.items()},
         "points": [dict(point) for point in sweep.points],
+        "classes": Shards(Path(sweep.base.data.train)).split("train").classes,
         "data": {
             "train": _digest(Path(sweep.base.data.train)),
             "eval": {path.resolve().name: _digest(path) for path in sweep.base.data.eval_sets},

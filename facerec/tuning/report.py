@@ -13,13 +13,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from facerec.tuning import axes, results
 from facerec.tuning import folder as folders
-from facerec.tuning import results
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the choice of backend
@@ -51,7 +50,7 @@ def write(folder: Path) -> Path:
     metric, space = begun["metric"], begun["space"]
     columns = min(len(space), 3)
     lines = math.ceil(len(space) / columns)
-    figure, axes = plt.subplots(
+    figure, panels = plt.subplots(
         lines,
         columns,
         figsize=(max(5.2 * columns, 6.4), 4.2 * lines + 0.7),
@@ -60,18 +59,20 @@ def write(folder: Path) -> Path:
         layout="constrained",
     )
     default = default_trial(trials, begun)
-    for axis, (key, domain) in zip(axes.flat, space.items(), strict=False):
+    for axis, (key, domain) in zip(panels.flat, space.items(), strict=False):
         _panel(axis, trials, key, domain, metric, default)
-    for axis in axes.flat[len(space) :]:
+        if key == "loss.scale":
+            axes.draw_least_scale(axis, begun)
+    for axis in panels.flat[len(space) :]:
         axis.set_visible(False)
-    for axis in axes[:, 0]:
+    for axis in panels[:, 0]:
         axis.set_ylabel(metric)
     counts = trials["status"].value_counts()
     told = ", ".join(f"{counts[s]} {s}" for s in results.STATUSES if s in counts)
     figure.suptitle(f"{folder.name}: {len(trials)} trials ({told})", fontsize=11)
     handles = {
         label: handle
-        for axis in axes.flat
+        for axis in panels.flat
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     figure.legend(
@@ -98,7 +99,7 @@ def default_trial(trials: pd.DataFrame, begun: Mapping[str, Any]) -> int | None:
     point = begun["points"][0]
     for _, row in trials.iterrows():
         if all(
-            row[key] == value or _option(row[key]) == str(value) for key, value in point.items()
+            row[key] == value or axes.option(row[key]) == str(value) for key, value in point.items()
         ):
             return int(row["trial"])
     return None
@@ -113,7 +114,7 @@ def _panel(
     default: int | None,
 ) -> None:
     scores = trials[metric] if metric in trials else pd.Series(math.nan, index=trials.index)
-    x = _positions(axis, trials, key, domain)
+    x = axes.positions(axis, trials, key, domain)
     known = scores[trials["status"] != "diverged"].dropna()
     floor = min(float(known.min()), 0.0) if len(known) else 0.0
     axis.grid(True, color="#E3E3E3", linewidth=0.8)
@@ -168,52 +169,6 @@ def _panel(
                 )
     axis.margins(y=0.1)
     axis.set_xlabel(key)
-
-
-def _positions(
-    axis: Axes, trials: pd.DataFrame, key: str, domain: Mapping[str, Any]
-) -> NDArray[np.float64]:
-    """Set the axis up, and give each trial's place on it."""
-    if domain["kind"] == "choice":
-        options = [str(option) for option in domain["options"]]
-        place = np.array([options.index(_option(value)) for value in trials[key]], np.float64)
-        axis.set_xlim(-0.6, len(options) - 0.4)
-        turned = sum(map(len, options)) > 40
-        axis.set_xticks(
-            range(len(options)),
-            options,
-            rotation=35 if turned else 0,
-            ha="right" if turned else "center",
-            rotation_mode="anchor",
-        )
-        # A little apart, so that equal scores of one option are not one dot.
-        return place + 0.24 * (np.arange(len(trials), dtype=np.float64) * 0.618 % 1 - 0.5)
-    low, high = domain["low"], domain["high"]
-    if domain["kind"] == "log_uniform" or domain.get("log"):
-        axis.set_xscale("log")
-        axis.set_xlim(low / (high / low) ** 0.04, high * (high / low) ** 0.04)
-        ticks = _round_ticks(low, high)
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.set_xticks([], minor=True)
-    else:
-        axis.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
-    return np.asarray(trials[key].to_numpy(np.float64))
-
-
-def _option(value: object) -> str:
-    """A searched value as text; a column of numbers has NaN for None."""
-    return "None" if value is pd.NA or value != value else str(value)
-
-
-def _round_ticks(low: float, high: float) -> list[float]:
-    """Give 3 to 8 round numbers from `low` to `high`, about evenly spaced in the logarithm."""
-    ticks: list[float] = []
-    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [d * 10.0**p for p in powers for d in digits if low <= d * 10.0**p <= high]
-        if len(ticks) >= 3:
-            break
-    return ticks or [low, high]
 
 
 def console() -> Console:

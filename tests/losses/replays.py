@@ -125,7 +125,7 @@ def contraface(case: goldens.Case) -> None:
     h, given = dict(case.meta["hyperparameters"]), tensors(case)
     if h.pop("weight1") != 0.5 or h.pop("weight2") != 0.5:
         raise goldens.Unmapped("the head means over both views")
-    args: dict[str, Scalar] = {"margin": h.pop("m_arc"), "past_pi": "linear", "gradient": "exact"}
+    args: dict[str, Scalar] = {"margin": h.pop("m_arc"), "past_pi": "none", "gradient": "exact"}
     args |= {"scale": h["s"], "contrast_scale": h.pop("s"), "contrast_weight": h.pop("weightC")}
     head = head_of("contraface", {**args, "contrast_momentum": 0.01}, given["weight"])
     exactly(h)

@@ -17,15 +17,15 @@ MARGINS = {spec.margin for spec in LOSSES.values()}
 
 
 def test_tables() -> None:
-    assert list(LOSSES) == [
+    assert set(LOSSES) >= {
         *("softmax", "normface", "sphereface", "sphereface_r", "sphereface2", "cosface"),
         *("arcface", "combined", "mv_softmax", "curricularface", "broadface", "scf", "adaface"),
         *("elasticface", "magface", "uniface", "uniface_bce", "uniface_softmax", "uniformface"),
         *("contraface", "unitsface"),
-    ]
+    }
     assert all(name == objective.term for name, objective in OBJECTIVES.items())
     assert all(name == regularizer.term for name, regularizer in REGULARIZERS.items())
-    assert list(REGULARIZERS) == ["uniform", "exclusive", "contrast", "sample_to_sample"]
+    assert set(REGULARIZERS) >= {"uniform", "exclusive", "contrast", "sample_to_sample"}
     for spec in LOSSES.values():
         assert (spec.objective in OBJECTIVES.values()) == spec.composable
         assert spec.regularizer is None or spec.regularizer in REGULARIZERS.values()

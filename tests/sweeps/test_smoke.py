@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from facerec.tuning import results
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "sweeps").glob("*.py"))
+COMPARISON = ROOT / "sweeps" / "all_losses.py"
+SWEEPS = [script for script in SCRIPTS if script != COMPARISON]
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +29,7 @@ def test_scripts_are_short(script: Path) -> None:
     assert len(script.read_text().splitlines()) < 40
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS, ids=[script.stem for script in SCRIPTS])
-def test_smoke(script: Path, cache: Path, tmp_path: Path) -> None:
+def smoke(script: Path, cache: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)}
     # Whoever has the dashboard's usual port, the next free one is used.
     with socket.socket() as taken:
@@ -39,8 +40,8 @@ def test_smoke(script: Path, cache: Path, tmp_path: Path) -> None:
         except OSError:
             pass  # taken already
         ended = subprocess.run(
-            [sys.executable, str(script), "--smoke"],
-            cwd=tmp_path,
+            [sys.executable, str(script), "--smoke", *words],
+            cwd=folder,
             env=environment,
             capture_output=True,
             text=True,
@@ -50,8 +51,40 @@ def test_smoke(script: Path, cache: Path, tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
     assert "http://127.0.0.1:82" in ended.stdout
     assert "http://127.0.0.1:8265" not in ended.stdout
+    return ended
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SWEEPS, ids=[script.stem for script in SWEEPS])
+def test_smoke(script: Path, cache: Path, tmp_path: Path) -> None:
+    smoke(script, cache, tmp_path)
     found = results.load(tmp_path / "results" / script.stem)
     assert found.trials["trial"].tolist() == [0, 1]
     assert set(found.trials["status"]) <= {"completed", "diverged"}
     assert found.trials["epochs"].tolist() == [1, 1]
     assert len(list((cache / "facerec").glob("synthetic-*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_comparison_makes_one_table_and_is_resumed(cache: Path, tmp_path: Path) -> None:
+    """Two losses, the first of which has nothing to search; on one Ray."""
+    first = smoke(COMPARISON, cache, tmp_path)
+    assert first.stdout.count("asks for a token") == 3  # a search, and the seeds of two losses
+    folder = tmp_path / "results" / COMPARISON.stem
+    table = pd.read_parquet(folder / "comparison.parquet")
+    assert set(table["loss"]) == {"softmax", "normface"}
+    assert set(table["setting"]) == {"best", "defaults"}
+    assert (table["seeds"] + table["seeds_diverged"]).tolist() == [3] * 4
+    seeds = pd.read_parquet(folder / "seeds.parquet")
+    assert set(seeds["epochs"]) == {1}
+    assert "confirm.tar" in seeds
+    for name in ("comparison.md", "comparison.png", "comparison.csv", "normface/trials.csv"):
+        assert (folder / name).stat().st_size
+    command = [sys.executable, str(COMPARISON), "--resume", "--losses", "softmax,normface"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)}
+    again = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert again.returncode == 0, again.stderr
+    assert "dashboard" not in again.stdout  # nothing is left to run
+    pd.testing.assert_frame_equal(table, pd.read_parquet(folder / "comparison.parquet"))

@@ -100,11 +100,3 @@ def test_a_sweep_without_a_winner_is_reported(
     path = write_sweep(tmp_path / "small", toy_shards, rows)
     assert report.write(path).stat().st_size > 10_000
     assert "no winner" in printed(path)
-
-
-@pytest.mark.parametrize("ends", [(16, 96), (0.001, 10), (0.02, 0.2), (1, 2), (100, 1e6)])
-def test_logarithmic_axes_have_round_ticks(ends: tuple[float, float]) -> None:
-    ticks = report._round_ticks(*ends)
-    assert 3 <= len(ticks) <= 9
-    assert all(ends[0] <= tick <= ends[1] for tick in ticks)
-    assert all(len(f"{tick:e}".rstrip("0").split("e")[0].rstrip("0")) <= 3 for tick in ticks)

@@ -111,7 +111,7 @@ def test_what_is_no_sweeps_folder_is_said(tmp_path: Path) -> None:
 
 def test_results_and_reports_need_neither_ray_nor_optuna() -> None:
     script = (
-        "import sys, facerec.tuning.results, facerec.tuning.report\n"
+        "import sys, facerec.tuning.report, facerec.tuning.compare_report\n"
         "assert not {'ray', 'optuna'} & set(sys.modules), sorted(sys.modules)"
     )
     root = str(Path(__file__).parents[2])
