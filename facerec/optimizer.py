@@ -115,7 +115,9 @@ def rate_at(config: OptimizerConfig, step: int, total: int, epochs: float) -> fl
 def clip_gradients(config: OptimizerConfig, backbone: nn.Module, head: Head) -> None:
     """Scale the gradients down to `clip_norm`, one global norm over all workers' centers."""
     gradients = [p.grad for p in backbone.parameters() if p.grad is not None]
-    square = torch.stack([g.norm().double() for g in gradients]).square().sum()
+    square = torch.zeros((), dtype=torch.float64, device=head.centers.device)
+    if gradients:  # none where only a confidence is trained
+        square = torch.stack([g.norm().double() for g in gradients]).square().sum()
     if config.clip_scope == "all":
         for name, parameter in head.named_parameters():
             if parameter.grad is None:
