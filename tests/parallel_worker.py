@@ -1,7 +1,7 @@
 """A few training steps of a head, whole or on one worker of several: what `test_parallel` compares.
 
 Run as `python -m tests.parallel_worker FOLDER RANK quick|slow`: three such processes form a group
-of three, then the first two a group of two, and each writes what it computed to FOLDER.
+of three (slow: then the first two a group of two), and each writes what it computed to FOLDER.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def margins() -> list[str]:
 
 
 def quick_cases() -> list[Case]:
-    """Every loss sampled for ten steps; queue, regularizers, starts and rules once each."""
-    found = [Case(loss, sample_rate=0.5, steps=10) for loss in LOSSES]
+    """Every loss sampled for a few steps; queue, regularizers, starts and rules once each."""
+    found = [Case(loss, sample_rate=0.5, steps=3) for loss in LOSSES]
     for objective in ("unified", "binary"):
         args: dict[str, Scalar] = {"objective": objective, "bias_init": "logsumexp"}
         found.append(Case("arcface", args, sample_rate=0.4, steps=2))
@@ -75,7 +75,7 @@ def quick_cases() -> list[Case]:
 
 
 def slow_cases() -> list[Case]:
-    """Each margin with each objective; each loss with a queue, and where workers have no class."""
+    """Each margin with each objective; each loss for ten steps, with a queue, without classes."""
     found = [
         Case(loss, {"objective": objective}, sample_rate=rate)
         for loss in margins()
@@ -83,6 +83,7 @@ def slow_cases() -> list[Case]:
         for rate in (1.0, 0.4)
     ]
     for loss in LOSSES:
+        found.append(Case(loss, sample_rate=0.5, steps=10))
         found.append(Case(loss, queue_size=16, steps=5))
         found.append(Case(loss, num_classes=2))  # fewer classes than workers
         found.append(Case(loss, sample_rate=0.1, one_class=True))  # workers without any
@@ -217,9 +218,9 @@ def norm_penalty(norm: Tensor) -> Tensor:
     return 0.3 * norm + 1 / norm
 
 
-def main(folder: Path, rank: int, cases: list[Case]) -> None:
+def main(folder: Path, rank: int, cases: list[Case], sizes: tuple[int, ...]) -> None:
     torch.set_num_threads(1)
-    for world_size in (3, 2):
+    for world_size in sizes:
         if rank >= world_size:
             continue
         store = f"file://{folder}/store{world_size}"
@@ -235,8 +236,5 @@ def main(folder: Path, rank: int, cases: list[Case]) -> None:
 
 
 if __name__ == "__main__":
-    main(
-        Path(sys.argv[1]),
-        int(sys.argv[2]),
-        {"quick": quick_cases, "slow": slow_cases}[sys.argv[3]](),
-    )
+    chosen = {"quick": (quick_cases(), (3,)), "slow": ([*quick_cases(), *slow_cases()], (3, 2))}
+    main(Path(sys.argv[1]), int(sys.argv[2]), *chosen[sys.argv[3]])

@@ -44,6 +44,7 @@ def test_multiply_adds_are_the_published_ones(name: str) -> None:
     assert multiply_adds(on_meta(name)) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*DEPTHS, *LAYERS])
 def test_costs_are_the_sums_over_the_layers(name: str) -> None:
     if name in LAYERS:

@@ -116,10 +116,8 @@ def test_the_whole_product_is_finite(loss: str, regularizer: str) -> None:
     for objective in OBJECTIVES:
         args = {"objective": objective, "regularizer": regularizer}
         head = make(loss, args, sample_rate=0.5, queue_size=6)
-        for norm in (0.1, 30.0, 1.0):
+        for norm in (30.0, 0.1):
             assert_finite(head, norm * torch.randn(4, SIZE), labels)
-        head.eval()
-        assert bool(head(torch.randn(4, SIZE), labels).loss.isfinite())
 
 
 @pytest.mark.parametrize("loss", COMPOSABLE)

@@ -244,7 +244,7 @@ def test_an_empty_memory_starts_no_bias() -> None:
     part = head.regularizer
     assert isinstance(part, SampleToSample)
     output = head(rows(2), torch.tensor([1, 1]))
-    assert float(output.terms["sample_to_sample"]) == 0.0
+    assert float(output.terms["sample_to_sample"].detach()) == 0.0
     assert part.objective.awaits_data
     head(rows(2), torch.tensor([1, 1]))  # nothing but its own class to be compared with
     assert part.objective.awaits_data

@@ -80,4 +80,4 @@ def test_the_confidence_learns_which_embeddings_lie_near_their_centers() -> None
         optimizer.step()
     directions = head.centers[:10] / head.centers[:10].norm(dim=1, keepdim=True)
     clear, blurred = head.confidence(4 * directions), head.confidence(0.3 * directions)
-    assert float(clear.min()) > 2 * float(blurred.max())
+    assert float(clear.detach().min()) > 2 * float(blurred.detach().max())
