@@ -134,11 +134,17 @@ def _override_component(current: Component, value: Any, key: str, keywords: Any)
     try:
         known = keywords(name, args)
     except ValueError as error:
-        raise ConfigError(f"{key}.name: {error}") from None
+        raise _of_component(key, args, error) from None
     for k, v in args.items():  # texts are read by the type of the keyword's default
         if isinstance(v, str) and k in known:
             args[k] = typed(f"{key}.{k}", v, type(known[k]))
     return Component(name, args)
+
+
+def _of_component(key: str, args: Args, error: ValueError) -> ConfigError:
+    """The error of a component's name, or of a keyword that decides which others there are."""
+    word = str(error).split(" ")[0]
+    return ConfigError(f"{key}.{error}" if word in args else f"{key}.name: {error}")
 
 
 def check_components(config: Any) -> None:
@@ -153,7 +159,7 @@ def check_components(config: Any) -> None:
             try:
                 item.metadata["keywords"](value.name, value.args)
             except ValueError as error:
-                raise ConfigError(f"{item.name}.name: {error}") from None
+                raise _of_component(item.name, value.args, error) from None
             in_section(item.name, lambda: item.metadata["check"](value.name, value.args))  # noqa: B023
 
 
