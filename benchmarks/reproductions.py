@@ -34,7 +34,7 @@ from torch import Tensor
 
 from facerec import checkpoint
 from facerec.backbones.base import Backbone
-from facerec.config import Component, TrainConfig, flatten, override
+from facerec.config import TrainConfig, flatten, override
 from facerec.data.augment import normalise
 from facerec.data.images import decode
 from facerec.data.shards import Shards
@@ -81,7 +81,7 @@ class Bench:
             "epochs": self.epochs,
             "seed": seed,
         }
-        return override(laptop(Component(loss)), {**base, **changes})
+        return override(laptop(), {**base, "loss.name": loss, **changes})
 
     def run(
         self, loss: str, changes: Setting, seed: int = 1, folder: Path | None = None
