@@ -10,6 +10,7 @@ from types import MappingProxyType
 import torch
 
 from facerec.backbones.base import Backbone, check_size
+from facerec.backbones.ir import ir_18, ir_34, ir_50, ir_101
 from facerec.backbones.iresnet import iresnet18, iresnet34, iresnet50, iresnet100, iresnet200
 from facerec.backbones.lresnet import lresnet50e_ir, lresnet100e_ir
 from facerec.backbones.mobilefacenet import MobileFaceNet
@@ -25,6 +26,10 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "iresnet50": iresnet50,
     "iresnet100": iresnet100,
     "iresnet200": iresnet200,
+    "ir_18": ir_18,
+    "ir_34": ir_34,
+    "ir_50": ir_50,
+    "ir_101": ir_101,
     "lresnet50e_ir": lresnet50e_ir,
     "lresnet100e_ir": lresnet100e_ir,
     "sphereface20": sphereface20,

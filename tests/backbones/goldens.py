@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facerec import backbones
-
-ARCFACE_TORCH = "recognition/arcface_torch/backbones"
-FAMILIES = {
-    ("deepinsight/insightface", f"{ARCFACE_TORCH}/iresnet.py"): "iresnet",
-    ("deepinsight/insightface", f"{ARCFACE_TORCH}/mobilefacenet.py"): "mobilefacenet",
-    ("deepinsight/insightface", f"{ARCFACE_TORCH}/vit.py"): "vit",
-    ("CVI-SZU/UniFace", "backbone.py"): "lresnet",
-    ("ka-tsu-mo/pytorch-uniformface", "code/model.py"): "sphereface",
+INSIGHTFACE = "deepinsight/insightface"
+NETS = "recognition/arcface_torch/backbones"
+UNIFORMFACE = ("ka-tsu-mo/pytorch-uniformface", "code/model.py")
+ADAFACE = ("mk-minchul/AdaFace", "net.py")
+# By repository and file: the family of public checkpoints, how its backbones' names begin here, and
+# what stands before a tensor's name in the authors' own files.
+SOURCES = {
+    (INSIGHTFACE, f"{NETS}/iresnet.py"): ("arcface_torch", "iresnet", ""),
+    (INSIGHTFACE, f"{NETS}/mobilefacenet.py"): ("arcface_torch", "mobilefacenet", ""),
+    (INSIGHTFACE, f"{NETS}/vit.py"): ("arcface_torch", "vit", ""),
+    ("IrvingMeng/MagFace", "models/iresnet.py"): ("magface", "iresnet", "features.module."),
+    ADAFACE: ("adaface", "ir_", "model."),
+    ("CVI-SZU/UniFace", "backbone.py"): ("uniface", "lresnet", ""),
+    UNIFORMFACE: ("uniformface", "sphereface", ""),
 }
 
 
@@ -45,18 +49,22 @@ def read(path: Path) -> dict[str, Any]:
     return golden
 
 
-def family(golden: dict[str, Any]) -> str | None:
-    """What the names begin with of the backbones built here after the golden's reference."""
-    reference = golden["reference"]
-    return FAMILIES.get((reference["repository"], reference["file"]))
+def reference(golden: dict[str, Any]) -> tuple[str, str]:
+    return golden["reference"]["repository"], golden["reference"]["file"]
+
+
+def source(golden: dict[str, Any]) -> tuple[str, str, str]:
+    return SOURCES[reference(golden)]
 
 
 def built(path: Path) -> bool:
-    """Whether the file's net is of a family built here; which one, `name` must then tell."""
+    """Whether the file's net is of a family built here; which one, its tensors must then tell."""
     golden = read(path)
-    if family(golden) == "sphereface":  # the file has torchvision's nets, too
+    if reference(golden) == UNIFORMFACE:  # the file has torchvision's nets, too
         return any(key.startswith("model.layers.") for key in golden["state"])
-    return family(golden) is not None
+    if reference(golden) == ADAFACE:  # the file has squeeze and excitation, and bottlenecks, too
+        return not any(".res_layer.se_block" in k or ".res_layer.6" in k for k in golden["state"])
+    return reference(golden) in SOURCES
 
 
 def shapes(golden: dict[str, Any]) -> dict[str, list[int]]:
@@ -69,21 +77,6 @@ def parameters(golden: dict[str, Any]) -> int:
     state = golden["state"]
     of_loss = sum(prod(state[key]) for key in ("loss.weight", "loss.bias") if key in state)
     return int(golden["parameters"]) - int(of_loss)
-
-
-def name(golden: dict[str, Any]) -> str:
-    """The backbone of the golden's family whose tensors are most like the golden's."""
-    wanted = {(k, tuple(v)) for k, v in shapes(golden).items()}
-    size = len(golden["output"][0])
-    names = [key for key in backbones.BACKBONES if key.startswith(str(family(golden)))]
-    return min(names, key=lambda key: len(wanted ^ tensors(key, size)))
-
-
-@cache
-def tensors(key: str, embedding_size: int) -> set[tuple[str, tuple[int, ...]]]:
-    with torch.device("meta"):
-        state = backbones.build(key, {}, embedding_size=embedding_size).state_dict()
-    return {(k, tuple(v.shape)) for k, v in state.items()}
 
 
 def weight(key: str, shape: list[int], dtype: torch.dtype) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from facerec.backbones import BACKBONES, build
 from facerec.backbones.base import Backbone
+from facerec.backbones.ir import IR
 from facerec.backbones.iresnet import IResNet
 from facerec.backbones.lresnet import LResNet
 from facerec.backbones.sphereface import SphereFace
@@ -22,6 +23,7 @@ from facerec.backbones.vit import ViT
 NAMES = list(BACKBONES)
 SMALL: dict[str, Callable[..., Backbone]] = {
     "small iresnet": partial(IResNet, depths=(1, 1, 1, 1)),
+    "small ir": partial(IR, depths=(1, 1, 1, 1)),
     "small lresnet": partial(LResNet, depths=(1, 1, 1, 1)),
     "small sphereface": partial(SphereFace, depths=(0, 1, 1, 0)),
     "small vit": partial(ViT, width=32, depth=3),
@@ -61,8 +63,10 @@ def _tamed(name: str) -> Backbone:
     for key, module in net.named_modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
-        # The end of a residual branch of iresnet, lresnet and SphereFace.
+        # The end of a residual branch of iresnet, lresnet, IR and SphereFace.
         if re.search(r"layer\d\.\d+\.bn[23]$", key) and not key.endswith(_inner(name)):
+            nn.init.constant_(module.weight, 0.2)
+        if key.endswith("res_layer.5"):
             nn.init.constant_(module.weight, 0.2)
         if re.search(r"conv2\.\d+\.2$", key):
             module.weight.data *= 0.2

@@ -13,7 +13,7 @@ from facerec.domains import Scalar
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_keywords_have_defaults_that_pass(name: str) -> None:
-    dropout = 0.4 if name.startswith("lresnet") else 0.0
+    dropout = 0.4 if name.startswith(("lresnet", "ir_")) else 0.0
     expected: dict[str, Scalar] = {"dropout": dropout, "view_dropout": None}
     if name.startswith("iresnet"):
         expected |= {"free_norm": False}
@@ -29,7 +29,8 @@ def test_keywords_have_defaults_that_pass(name: str) -> None:
 def test_keywords_reach_the_net() -> None:
     args: dict[str, Scalar] = {"dropout": 0.25, "view_dropout": 0.5, "free_norm": True}
     args |= {"mask_ratio": 0.5, "drop_path": 0.2}
-    for name in ("tiny", "iresnet18", "lresnet50e_ir", "sphereface20", "mobilefacenet", "vit_t"):
+    families = ("iresnet18", "ir_18", "lresnet50e_ir", "sphereface20", "mobilefacenet", "vit_t")
+    for name in ("tiny", *families):
         with torch.device("meta"):
             known = {key: args[key] for key in keywords(name)}
             backbone = build(name, known, embedding_size=4)

@@ -19,6 +19,10 @@ DEPTHS = {
     "iresnet50": (3, 4, 14, 3),
     "iresnet100": (3, 13, 30, 3),
     "iresnet200": (6, 26, 60, 6),
+    "ir_18": (2, 2, 2, 2),
+    "ir_34": (3, 4, 6, 3),
+    "ir_50": (3, 4, 14, 3),
+    "ir_101": (3, 13, 30, 3),
     "lresnet50e_ir": (3, 4, 14, 3),
     "lresnet100e_ir": (3, 13, 30, 3),
     "sphereface20": (1, 2, 4, 1),
@@ -50,7 +54,7 @@ def test_costs_are_the_sums_over_the_layers(name: str) -> None:
     if name in LAYERS:
         expected = transformer(*LAYERS[name])
     else:
-        family = {"i": iresnet, "l": lresnet, "s": sphereface}[name[0]]
+        family = {"ire": iresnet, "ir_": ir, "lre": lresnet, "sph": sphereface}[name[:3]]
         expected = family(DEPTHS[name])
     backbone = on_meta(name)
     found = sum(p.numel() for p in backbone.parameters()), multiply_adds(backbone)
@@ -78,6 +82,12 @@ def iresnet(depths: tuple[int, ...]) -> Cost:
             costs += [convolution(entering, after, 3, first), convolution(after, after, 3, side)]
             costs.append((2 * entering + 2 * after + after + 2 * after, 0))
     return total(*costs, (2 * 512, 0), convolution(512, 512, 7, 1, bias=True), (2 * 512, 0))
+
+
+def ir(depths: tuple[int, ...]) -> Cost:
+    parameters, products = iresnet(depths)
+    projection, product = convolution(64, 64, 1, 56)  # it has none where channels stay the same
+    return parameters - projection - 2 * 64 - 2 * 512, products - product
 
 
 def lresnet(depths: tuple[int, ...]) -> Cost:

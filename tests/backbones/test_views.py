@@ -126,6 +126,17 @@ def test_lresnet_starts_as_its_authors() -> None:
             assert (tensor == (0 if "layer" in key and key.endswith(".bn2.weight") else 1)).all()
 
 
+def test_ir_starts_as_its_authors() -> None:
+    backbone = fresh("small ir")
+    assert backbone.dropout == 0.4
+    for key, tensor in backbone.state_dict().items():
+        if tensor.ndim > 1:
+            fan_out = tensor.shape[0] * tensor[0, 0].numel()
+            assert tensor.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.08), key
+        elif key == "output_layer.3.bias":
+            assert (tensor == 0).all()
+
+
 def test_iresnet_starts_as_arcface_torch() -> None:
     for key, tensor in fresh("small iresnet").state_dict().items():
         if tensor.ndim == 4:
