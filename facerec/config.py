@@ -16,6 +16,7 @@ from pathlib import Path
 from facerec import backbones, losses
 from facerec.data.augment import Augment
 from facerec.data.writer import write_json
+from facerec.domains import Scalar
 from facerec.tree import Component, check_components, component, flatten, override, parse
 from facerec.values import ConfigError, above_zero, at_least, one_of, within
 
@@ -27,6 +28,7 @@ __all__ = [
     "load",
     "override",
     "parse",
+    "published",
     "save",
 ]
 
@@ -234,6 +236,14 @@ class TrainConfig:
 def save(config: TrainConfig, path: Path) -> None:
     """Write every dotted key as JSON, aside and then in place."""
     write_json(path, flatten(config))
+
+
+def published(config: TrainConfig) -> dict[str, Scalar]:
+    """Give every dotted key; of folders only their names, since where they lay concerns nobody."""
+    flat = flatten(config)
+    for key in ("data.train", "data.eval", "init_from"):
+        flat[key] = ",".join(Path(part.strip()).name for part in str(flat[key]).split(","))
+    return flat
 
 
 def load(path: Path) -> TrainConfig:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from facerec import backbones, checkpoint, history
+from facerec import backbones, checkpoint, history, model_card
 from facerec import config as configs
 from facerec.backbones.base import shrink
 from facerec.checkpoint import Progress
@@ -211,7 +211,7 @@ def train(
         pause()
         if not math.isfinite(progress.sums["loss"]):
             raise Diverged("nan_loss", progress.step)
-        row = _row(progress, config, steps_per_epoch)
+        metrics = row = _row(progress, config, steps_per_epoch)
         done = progress.step == total_steps
         progress.epoch, progress.images_seen, progress.sums = progress.epoch + 1, 0, {}
         progress.train_seconds = 0.0
@@ -229,7 +229,8 @@ def train(
             table.append(row)
         if run is not None:
             folder = checkpoint.save(run, progress, backbone, head, optimizer)
-        metrics = row
+            if done and rank == 0:
+                model_card.write(run)
         if measured and rank == 0:
             report(row, folder)
     return metrics

@@ -13,15 +13,20 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     [
         *("facerec.domains", "facerec.values", "facerec.draws", "facerec.parallel"),
-        *("facerec.queue", "facerec.output", "facerec.data"),
+        *("facerec.queue", "facerec.output", "facerec.version", "facerec.data"),
     ],
     ["facerec.rows"],
     ["facerec.tree", "facerec.losses", "facerec.backbones"],
-    ["facerec.config", "facerec.evaluation", "facerec.confidence"],
-    ["facerec.head", "facerec.presets", "facerec.history"],
+    ["facerec.config", "facerec.evaluation", "facerec.confidence", "facerec.mfr"],
+    [
+        *("facerec.head", "facerec.presets", "facerec.history"),
+        *("facerec.onnx_backbone", "facerec.threshold"),
+    ],
     ["facerec.optimizer", "facerec.checkpoint"],
-    ["facerec.train"],
+    ["facerec.model", "facerec.model_card"],
+    ["facerec.train", "facerec.export"],
     ["facerec.tuning"],
+    ["facerec.commands"],
     ["facerec.cli", "data_prep"],
 ]
 HEAVY = {"ray", "optuna"}

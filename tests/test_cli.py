@@ -80,6 +80,18 @@ def test_the_same_command_resumes_and_another_config_is_refused(
         (["train", "--run", "{tmp}/new"], "data.train"),
         (["train", "data.train={missing}", "--run", "{tmp}/new"], "missing"),
         (["train", "data.train={shards}", "--run", "/proc/none"], "--run /proc/none"),
+        (["evaluate", "{missing}.onnx", "{shards}"], "no such model file"),
+        (["export", "{shards}", "{tmp}/m.onnx"], "not a run folder"),
+        (["export", "{run}", "{tmp}/m.onxx"], "ends in .onnx"),
+        (["export", "{run}", "{missing}/m.onnx"], "there is no folder"),
+        (["export", "{run}", "/proc/m.onnx"], "/proc/m.onnx: cannot be written"),
+        (["export", "{run}", "{tmp}/m.onnx", "--target", "mrf"], "Did you mean mfr?"),
+        (["export", "{run}", "{tmp}/m.onnx", "--far", "1e-9"], "--far = '1e-9': takes 1e-5"),
+        (["embed", "{run}", "{missing}", "{tmp}/out.parquet"], "no such folder of images"),
+        (["embed", "{run}", "{run}", "{tmp}/out.parquet"], "holds no images"),
+        (["embed", "{run}", "{shards}", "{tmp}/out.parquet", "--split", "dev"], "no dev split"),
+        (["embed", "{run}", "{shards}", "{missing}/out.parquet"], "cannot be written"),
+        (["verify", "{run}", "{missing}", "{missing}"], "missing: cannot be read"),
     ],
 )
 def test_what_a_user_can_mend_ends_with_one_line_and_status_2(

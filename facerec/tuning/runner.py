@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from facerec.tuning.sweep import Sweep
 from facerec.tuning.trials import Job
 from facerec.tuning.tuner import search
 from facerec.tuning.watch import Tables
+from facerec.version import commit
 
 
 class Interrupted(KeyboardInterrupt):
@@ -137,7 +137,7 @@ def _run(sweep: Sweep, chosen: Options) -> Results:
         sampler=chosen.sampler or "tpe",
         overrides={**chosen.overrides, **_paths(sweep, chosen.overrides)},
         smoke=chosen.smoke,
-        commit=_commit(),
+        commit=commit(),
     )
     path = folder.create(chosen.storage, sweep.name)
     with folder.owned(path):
@@ -169,7 +169,7 @@ def _resume(sweep: Sweep, chosen: Options, path: Path) -> Results:
         sampler=chosen.sampler or "tpe",
         overrides={**chosen.overrides, **_paths(sweep, chosen.overrides)},
         smoke=chosen.smoke,
-        commit=_commit(),
+        commit=commit(),
     )
     folder.check_same(before, now, path)
     folder.write(path, now)
@@ -275,16 +275,3 @@ def _machine(up: cluster.Cluster, slots: cluster.Slots) -> str:
         f"machine    {sum(up.cpus):g} cores, {sum(up.gpus):g} GPUs: {slots.count} "
         f"trial{'s' if slots.count > 1 else ''} at a time, {each}"
     )
-
-
-def _commit() -> str:
-    """Give the commit of the program's own checkout, marked where it was changed; else nothing."""
-    here = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*here, "rev-parse", "--short=12", "HEAD"], capture_output=True)
-        changed = subprocess.run([*here, "status", "--porcelain", "-uno"], capture_output=True)
-    except OSError:
-        return ""
-    if head.returncode:
-        return ""
-    return head.stdout.decode().strip() + ("-changed" if changed.stdout.strip() else "")
