@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from facerec.commands import embed, evaluate, export, losses, train, verify
+from facerec.commands import compare, embed, evaluate, export, losses, train, verify
 from facerec.config import ConfigError
 from facerec.data.shards import DataError
 from facerec.train import Diverged
@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 Command = Callable[[argparse.ArgumentParser, Sequence[str]], int]
 COMMANDS: dict[str, tuple[str, Command]] = {
     "train": ("Train one model on shards.", train.run),
-    "evaluate": ("Measure a run or an ONNX file on prepared sets.", evaluate.run),
+    "evaluate": ("Measure a run or a model file on prepared sets, with intervals.", evaluate.run),
+    "compare": ("Compare two models on the same pairs: is the difference real?", compare.run),
     "export": ("Write a run's backbone as an ONNX file, checked against PyTorch.", export.run),
     "embed": ("Embed prepared shards or a folder of aligned images.", embed.run),
     "verify": ("Compare the aligned faces of two images.", verify.run),

@@ -52,6 +52,24 @@ def test_evaluate_gives_the_numbers_of_the_run_s_last_row(
     assert f"{measured['pairs.accuracy']:.4f}" in text
     assert "impostor pairs" in text
     assert pyarrow.csv.read_csv(out / "evaluation.csv").num_rows == table.num_rows
+    accuracy = next(row for row in table.to_pylist() if row["metric"] == "accuracy")
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+    assert main(["evaluate", str(run), str(toy_pairs), "--draws", "0", "--out", str(out)]) == 0
+    assert pq.read_table(out / "evaluation.parquet")["low"].null_count == 13
+
+
+def test_a_model_is_not_better_than_itself(
+    run: Path, toy_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", str(run), str(run), str(toy_pairs), "--out", str(tmp_path / "scores")]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "not distinguishable by pairs.accuracy: +0.0000" in text
+    assert "better" not in text
+    kept = list((tmp_path / "scores").rglob("*.parquet"))
+    assert len(kept) == 2
+    assert main(["compare", str(run), str(tmp_path / "none"), str(toy_pairs)]) == 2
+    assert "no such run folder" in capsys.readouterr().err
 
 
 def test_the_same_command_resumes_and_another_config_is_refused(

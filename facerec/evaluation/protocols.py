@@ -6,62 +6,32 @@ images: for `val`, on which settings are chosen, and `confirm`, on which the ver
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from facerec.backbones import check_image_size
 from facerec.backbones.base import Backbone
 from facerec.data.shards import DataError, Pairs, Shards, Split
-from facerec.evaluation import metrics
 from facerec.evaluation.embed import embed
+from facerec.evaluation.figures import (
+    Evaluation,
+    all_pairs,
+    pair_scores,
+    squared_distances,
+    verify,
+)
+from facerec.evaluation.scores import Scores
+from facerec.evaluation.uncertainty import identities_from_pairs
 
 IMAGES_PER_IDENTITY = 8  # of all-pairs sets: the first in the order of their keys
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One number: a row of the table that `facerec evaluate` writes.
-
-    Attributes:
-        metric: Such as `accuracy` or `tar@far=1e-3`.
-        value: A fraction; NaN where it could not be measured.
-        threshold: Where pairs were accepted: a squared distance (`10-fold`) or a cosine
-            (`all pairs`) of unit embeddings; None for numbers over several thresholds.
-        fold: Number of the fold, from 0; None for all folds.
-    """
-
-    metric: str
-    value: float
-    threshold: float | None = None
-    fold: int | None = None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured on one set.
-
-    Attributes:
-        name: The set's name, the first part of its metrics' names.
-        protocol: `10-fold` or `all pairs`.
-        measures: The numbers.
-        notes: Sentences to show: what was counted, and why a number is missing.
-    """
-
-    name: str
-    protocol: str
-    measures: tuple[Measure, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The numbers over all folds by dotted name, such as `val.tar` or `lfw.accuracy`."""
-        return {f"{self.name}.{m.metric}": m.value for m in self.measures if m.fold is None}
 
 
 @dataclass(frozen=True)
@@ -79,7 +49,13 @@ class EvaluationSet:
     split: str = "train"
 
     def measure(
-        self, backbone: Backbone, device: torch.device | str = "cpu", batch_size: int = 128
+        self,
+        backbone: Backbone,
+        device: torch.device | str = "cpu",
+        batch_size: int = 128,
+        *,
+        draws: int = 0,
+        seed: int = 0,
     ) -> Evaluation:
         """Embeds the set and scores it by the protocol that fits it.
 
@@ -89,17 +65,28 @@ class EvaluationSet:
             backbone: On `device` already; its mode is left as it was.
             device: Where to run.
             batch_size: Images per pass, at most.
+            draws: Of the identities, for intervals; without any, as in training, there are none.
+            seed: Of the draws.
 
         Raises:
             DataError: Images that cannot be read, or that the backbone does not take.
         """
         self.check(backbone)
-        split, pairs = self.shards.split(self.split), self._pairs()
-        rows = None if pairs is not None else _first_images(split)
+        pairs = self.pairs()
+        vectors, labels = self.embed(backbone, device, batch_size)
+        if pairs is None:
+            return all_pairs(self.name, vectors, labels, draws, seed)
+        people = self._people(pairs) if draws else None
+        return verify(self.name, vectors, pairs, self._groups(), people, draws, seed)
+
+    def embed(
+        self, backbone: Backbone, device: torch.device | str = "cpu", batch_size: int = 128
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Embeddings (N, D) and labels (N,) of the images that the protocol scores."""
+        split = self.shards.split(self.split)
+        rows = None if self.pairs() is not None else _first_images(split)
         found = embed(backbone, split, rows=rows, batch_size=batch_size, device=device)
-        if pairs is not None:
-            return _verify(self.name, found.vectors, pairs)
-        return _all_pairs(self.name, found.vectors, found.labels)
+        return found.vectors, found.labels
 
     def check(self, backbone: Backbone) -> None:
         """Refuses a set whose images `backbone` does not take, before anything is computed.
@@ -113,8 +100,40 @@ class EvaluationSet:
         except ValueError as error:
             raise DataError(f"{self.name} ({self.shards.path}): {error}") from None
 
-    def _pairs(self) -> Pairs | None:
+    def pairs(self) -> Pairs | None:
+        """The pairs that are scored; None where all pairs of the images are."""
         return self.shards.pairs() if self.split == "train" else None
+
+    def scores(self, vectors: NDArray[np.float32], pairs: Pairs) -> Scores:
+        """Scores of the pairs, with who is drawn for intervals."""
+        return pair_scores(
+            self.name, squared_distances(vectors, pairs), pairs, *self._people(pairs)
+        )
+
+    def _people(self, pairs: Pairs) -> tuple[NDArray[np.int64], bool]:
+        """Identities at both ends of the pairs (P, 2), and whether they are known by name."""
+        split = self.shards.split(self.split)
+        labels = split.labels()[np.stack([pairs.first, pairs.second], axis=1)]
+        if labels.min() >= 0:
+            return np.unique(labels, return_inverse=True)[1].reshape(labels.shape), True
+        digests = [
+            hashlib.blake2b(image, digest_size=16).digest()
+            for group in range(len(split.group_rows))
+            for image in split.read(group).images
+        ]
+        images = np.unique(np.array(digests, np.dtype("V16")), return_inverse=True)[1]
+        return identities_from_pairs(pairs.first, pairs.second, pairs.same, images), False
+
+    def _groups(self) -> NDArray[np.str_] | None:
+        """The group of each pair (P,), where the set's pairs have such a column."""
+        path = self.shards.path / self.shards.index["pairs"]["file"]
+        try:
+            if "group" not in pq.read_schema(path).names:
+                return None
+            column = pq.read_table(path, columns=["group"], partitioning=None)["group"]
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        return np.array([str(group) for group in column.to_pylist()])
 
 
 def open_sets(
@@ -170,39 +189,3 @@ def _first_images(split: Split) -> NDArray[np.int64]:
     ordered = labels[order]
     place = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
     return np.sort(order[(place < IMAGES_PER_IDENTITY) & (ordered >= 0)])
-
-
-def _verify(name: str, vectors: NDArray[np.float32], pairs: Pairs) -> Evaluation:
-    ends = np.stack([pairs.first, pairs.second], axis=1).ravel()
-    result = metrics.verification(vectors[ends], pairs.same)
-    folds = zip(result.fold_accuracies, result.thresholds, strict=True)
-    measures = (
-        Measure("accuracy", result.accuracy),
-        Measure("accuracy_std", result.accuracy_std),
-        Measure("val@far=1e-3", result.val),
-        *(Measure("accuracy", float(a), float(t), fold) for fold, (a, t) in enumerate(folds)),
-    )
-    counted = f"{name}: {len(pairs.same)} pairs, {int(pairs.same.sum())} of them same, 10 folds"
-    return Evaluation(name, "10-fold", measures, _notes(name, counted, result.reason))
-
-
-def _all_pairs(name: str, vectors: NDArray[np.float32], labels: NDArray[np.int32]) -> Evaluation:
-    result = metrics.tar_at_far(vectors, labels)
-    measures = (
-        Measure("tar", result.tar),
-        *(
-            Measure(f"tar@far={far}", tar, result.thresholds[far])
-            for far, tar in result.tars.items()
-        ),
-    )
-    counted = (
-        f"{name}: {len(labels)} images of {len(np.unique(labels))} identities, "
-        f"{result.genuine_pairs} genuine and {result.impostor_pairs} impostor pairs"
-    )
-    if not math.isnan(result.tar):
-        counted += f"; {name}.tar is the mean TAR at FAR {', '.join(result.tars)}"
-    return Evaluation(name, "all pairs", measures, _notes(name, counted, result.reason))
-
-
-def _notes(name: str, counted: str, reason: str) -> tuple[str, ...]:
-    return (counted, f"{name}: no number: {reason}") if reason else (counted,)
