@@ -35,7 +35,8 @@ class SampleToSample(Regularizer):
 
     Args:
         pair_margin: m in units of the cosine, 0 to 1. 0.1 in the code.
-        pair_scale: s, above 0. 64 in the code.
+        pair_scale: s, above 0. 64 in the code, for ten thousand classes and 512 numbers; few
+            classes or short embeddings want less, as with `uniface`.
         pair_weight: Weight of the term, 0 or more. 1 in the code.
         regularizer_start: Fraction of training before which only the memory is filled. 1/28, the
             first epoch of the code's 28.
@@ -43,7 +44,7 @@ class SampleToSample(Regularizer):
 
     space: ClassVar[Mapping[str, Domain]] = {
         "pair_margin": Uniform(0.0, 0.3),
-        "pair_scale": LogUniform(32.0, 96.0),
+        "pair_scale": LogUniform(16.0, 96.0),
     }
     term: ClassVar[str] = "sample_to_sample"
     class_state: ClassVar[tuple[str, ...]] = ("memory", "seen")

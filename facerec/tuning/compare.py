@@ -38,7 +38,7 @@ CONFIDENCE = 0.95
 # Keys that are lower for few identities than for many.
 _LOWERED = (
     *("loss.margin", "loss.margin_low", "loss.margin_high", "loss.scale"),
-    "backbone.view_dropout",
+    *("loss.pair_scale", "backbone.view_dropout"),
 )
 
 _SHORT_QUEUE = 2_000  # embeddings
