@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from facerec.domains import Domain, LogUniform, Uniform
-from facerec.losses.arcface import clamped, widened
+from facerec.losses.arcface import widened
 from facerec.losses.arguments import Interval
-from facerec.losses.base import CosineEps, Margin, Scale, Warmup
+from facerec.losses.base import CosineEps, Margin, Scale, Warmup, clamped
 
 _NORMS = (1e-3, 100.0)  # norms are clamped to these, as in the authors' code
 

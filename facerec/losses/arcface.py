@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from facerec.domains import Choice, Domain, LogUniform, Uniform
-from facerec.losses.base import AngleMargin, CosineEps, Margin, Scale, Warmup, angle
+from facerec.losses.base import (
+    AngleMargin,
+    CosineEps,
+    Margin,
+    Scale,
+    Warmup,
+    angle,
+    clamped,
+    of_slope_one,
+)
 
 PastPi = Literal["none", "easy", "linear", "clip"]
-
-
-def clamped(cos: Tensor, cosine_eps: float) -> Tensor:
-    """Cosines within -1 + eps .. 1 - eps, with a zero gradient outside; unchanged at eps 0."""
-    limit = 1.0 - cosine_eps
-    return cos.clamp(-limit, limit) if cosine_eps else cos
 
 
 def widened(
@@ -103,13 +106,11 @@ class ArcFace(Margin):
     def target(self, cos: Tensor, norm: Tensor) -> Tensor:
         """The cosine of the widened angle, see `Margin.target`."""
         if self.gradient == "detached":
-            fixed = cos.detach()
-            return cos + (self._bent(fixed) - fixed)
+            return of_slope_one(cos, self._bent)
         return self._bent(cos)
 
     def others(self, cos: Tensor, target_cos: Tensor, norm: Tensor) -> Tensor:
         """The cosines of the rest, see `Margin.others`."""
         if self.gradient == "detached" and self.cosine_eps:
-            fixed = cos.detach()
-            return cos + (clamped(fixed, self.cosine_eps) - fixed)
+            return of_slope_one(cos, lambda fixed: clamped(fixed, self.cosine_eps))
         return clamped(cos, self.cosine_eps)

@@ -8,7 +8,7 @@ device, rank or file; what has a class axis belongs to the head.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, NamedTuple, Protocol
 
@@ -52,6 +52,18 @@ def angle(cos: Tensor) -> Tensor:
     edge = cos.abs() >= 1
     ends = (cos < 0).to(cos.dtype) * math.pi
     return torch.where(edge, ends, torch.acos(cos.masked_fill(edge, 0.0)))
+
+
+def clamped(cos: Tensor, cosine_eps: float) -> Tensor:
+    """Cosines within -1 + eps .. 1 - eps, with a zero gradient outside; unchanged at eps 0."""
+    limit = 1.0 - cosine_eps
+    return cos.clamp(-limit, limit) if cosine_eps else cos
+
+
+def of_slope_one(cos: Tensor, bend: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `bend` makes of cosines, its change taken as a constant: the derivative is 1."""
+    fixed = cos.detach()
+    return cos + (bend(fixed) - fixed)
 
 
 def softplus(x: Tensor) -> Tensor:

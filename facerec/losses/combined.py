@@ -19,6 +19,8 @@ from facerec.losses.base import (
     Scale,
     Warmup,
     angle,
+    clamped,
+    of_slope_one,
 )
 
 
@@ -102,10 +104,6 @@ class CombinedMargin(Margin):
         self.cosine_eps = cosine_eps
         self.filter = filter
 
-    def _clamp(self, cos: Tensor) -> Tensor:
-        limit = 1.0 - self.cosine_eps
-        return cos.clamp(-limit, limit) if self.cosine_eps else cos
-
     def _turned(self, cos: Tensor, m1: float, m2: float) -> Tensor:
         """cos(m1 θ + m2) with its rule past π, but for `easy`: (B,) -> (B,)."""
         if m1 == 1 and m2 == 0:
@@ -123,7 +121,7 @@ class CombinedMargin(Margin):
 
     def _bent(self, cos: Tensor) -> Tensor:
         """The formula with its rule past π: (B,) -> (B,)."""
-        cos = self._clamp(cos)
+        cos = clamped(cos, self.cosine_eps)
         m1, m2 = 1.0 + (self.m1 - 1.0) * self.rise, self.m2 * self.rise
         bent = self._turned(cos, m1, m2) - self.m3 * self.rise
         return torch.where(cos > 0, bent, cos) if self.past_pi == "easy" else bent
@@ -132,13 +130,11 @@ class CombinedMargin(Margin):
         """The target's cosine with all three margins, see `Margin.target`."""
         if self.gradient == "exact":
             return self._bent(cos)
-        fixed = cos.detach()
-        return cos + (self._bent(fixed) - fixed)
+        return of_slope_one(cos, self._bent)
 
     def others(self, cos: Tensor, target_cos: Tensor, norm: Tensor) -> Tensor:
         """The cosines of the rest, filtered, see `Margin.others`."""
-        rest = self._clamp(cos)
+        rest = clamped(cos, self.cosine_eps)
         if self.gradient == "detached" and self.cosine_eps:
-            fixed = cos.detach()
-            rest = cos + (self._clamp(fixed) - fixed)
+            rest = of_slope_one(cos, lambda fixed: clamped(fixed, self.cosine_eps))
         return torch.where(rest > self.filter, 0.0, rest) if self.filter else rest

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from facerec.domains import Domain, LogUniform, Uniform
-from facerec.losses.base import CosineEps, CosineMargin, Margin, Scale, Warmup
+from facerec.losses.base import CosineEps, CosineMargin, Margin, Scale, Warmup, clamped
 
 
 class CosFace(Margin):
@@ -44,18 +44,15 @@ class CosFace(Margin):
         super().__init__(margin_warmup)
         self.margin = margin
         self.fixed_scale = scale
-        self.limit = 1.0 - cosine_eps
-
-    def _clamp(self, cos: Tensor) -> Tensor:
-        return cos.clamp(-self.limit, self.limit) if self.limit < 1 else cos
+        self.cosine_eps = cosine_eps
 
     def target(self, cos: Tensor, norm: Tensor) -> Tensor:
         """The target's cosine less the margin, see `Margin.target`."""
-        return self._clamp(cos) - self.margin * self.rise
+        return clamped(cos, self.cosine_eps) - self.margin * self.rise
 
     def others(self, cos: Tensor, target_cos: Tensor, norm: Tensor) -> Tensor:
         """The cosines of the rest, see `Margin.others`."""
-        return self._clamp(cos)
+        return clamped(cos, self.cosine_eps)
 
 
 def least_scale(classes: int, posterior: float) -> float:

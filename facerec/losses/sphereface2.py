@@ -18,6 +18,8 @@ from facerec.losses.base import (
     Scale,
     Warmup,
     angle,
+    clamped,
+    of_slope_one,
     softplus,
 )
 from facerec.losses.softmax import LossWeight, over_scale
@@ -110,10 +112,6 @@ class SphereFace2(Margin):
         self.cosine_eps = cosine_eps
         self.largest_angle = largest_angle
 
-    def _clamp(self, cos: Tensor) -> Tensor:
-        limit = 1.0 - self.cosine_eps
-        return cos.clamp(-limit, limit) if self.cosine_eps else cos
-
     def _warped(self, cos: Tensor) -> Tensor:
         """Any cosines through g; rounding may have pushed them below -1.
 
@@ -125,7 +123,7 @@ class SphereFace2(Margin):
 
     def _harder(self, cos: Tensor) -> Tensor:
         """The target by its variant: (B,) -> (B,)."""
-        cos, margin = self._clamp(cos), self.margin * self.rise
+        cos, margin = clamped(cos, self.cosine_eps), self.margin * self.rise
         if self.variant == "C":
             return self._warped(cos) - margin
         theta = angle(cos)
@@ -134,7 +132,7 @@ class SphereFace2(Margin):
 
     def _nearer(self, cos: Tensor) -> Tensor:
         """The rest by their variant: (B, C) -> (B, C)."""
-        cos = self._clamp(cos)
+        cos = clamped(cos, self.cosine_eps)
         if self.variant == "C":
             return self._warped(cos) + self.margin * self.rise
         return self._warped(cos.clamp(min=math.cos(self.largest_angle)))
@@ -143,15 +141,13 @@ class SphereFace2(Margin):
         """The target's warped cosine with its margin, see `Margin.target`."""
         if self.gradient == "exact":
             return self._harder(cos)
-        fixed = cos.detach()
-        return cos + (self._harder(fixed) - fixed)
+        return of_slope_one(cos, self._harder)
 
     def others(self, cos: Tensor, target_cos: Tensor, norm: Tensor) -> Tensor:
         """The warped cosines of the rest, nearer in C, see `Margin.others`."""
         if self.gradient == "exact":
             return self._nearer(cos)
-        fixed = cos.detach()
-        return cos + (self._nearer(fixed) - fixed)
+        return of_slope_one(cos, self._nearer)
 
 
 class WeightedBinaryCrossEntropy(Objective):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from facerec.domains import Choice, Domain, LogUniform, Uniform
 from facerec.losses.arguments import Interval
-from facerec.losses.base import CosineEps, Margin, Scale, Warmup, angle
+from facerec.losses.base import CosineEps, Margin, Scale, Warmup, angle, clamped, of_slope_one
 from facerec.losses.sphereface import monotone
 
 
@@ -70,13 +70,9 @@ class SphereFaceR(Margin):
     def _factor(self) -> float:
         return 1.0 + (self.margin - 1.0) * self.rise
 
-    def _clamp(self, cos: Tensor) -> Tensor:
-        limit = 1.0 - self.cosine_eps
-        return cos.clamp(-limit, limit) if self.cosine_eps else cos
-
     def _harder(self, cos: Tensor) -> Tensor:
         """The target by its variant: (B,) -> (B,)."""
-        cos, factor = self._clamp(cos), self._factor
+        cos, factor = clamped(cos, self.cosine_eps), self._factor
         if self.variant == "v2" or factor == 1:
             return cos
         multiple = factor * angle(cos)
@@ -86,7 +82,7 @@ class SphereFaceR(Margin):
 
     def _nearer(self, cos: Tensor) -> Tensor:
         """The rest by their variant: (B, C) -> (B, C)."""
-        cos, factor = self._clamp(cos), self._factor
+        cos, factor = clamped(cos, self.cosine_eps), self._factor
         if self.variant != "v2" or factor == 1:
             return cos
         return torch.cos(angle(cos) / factor)
@@ -95,12 +91,10 @@ class SphereFaceR(Margin):
         """The cosine of the multiplied angle, see `Margin.target`."""
         if self.gradient == "exact":
             return self._harder(cos)
-        fixed = cos.detach()
-        return cos + (self._harder(fixed) - fixed)
+        return of_slope_one(cos, self._harder)
 
     def others(self, cos: Tensor, target_cos: Tensor, norm: Tensor) -> Tensor:
         """The cosines of the rest, nearer in `v2`, see `Margin.others`."""
         if self.gradient == "exact":
             return self._nearer(cos)
-        fixed = cos.detach()
-        return cos + (self._nearer(fixed) - fixed)
+        return of_slope_one(cos, self._nearer)
