@@ -183,6 +183,7 @@ def test_accumulation_sees_every_image_and_evaluation_keeps_its_rhythm(
     assert all(0 <= (row["train.accuracy"] or 0) <= 1 for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_both_optimizers_resume(toy_shards: Path, tmp_path: Path, name: str) -> None:
     config = toy_config(toy_shards, optimizer__name=name, optimizer__lr=0.001, epochs=2)
@@ -290,7 +291,8 @@ def test_two_workers_train_one_model_and_one_worker_goes_on(
     assert (rows[1]["loss"] or 99) < (rows[0]["loss"] or 0)
 
 
-@pytest.mark.parametrize("beta", [0.1, pytest.param(0.01, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("beta", [0.1, 0.01])
 def test_moved_centers_train_or_end_typed(toy_shards: Path, beta: float) -> None:
     """The published code turns to NaN with these."""
     config = toy_config(toy_shards, loss__name="uniformface", loss__beta=beta, epochs=50 / 6)

@@ -78,6 +78,7 @@ FILES: list[tuple[str, str, str, dict[str, Tensor]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name", "prefix", "beside"), FILES)
 def test_each_family_by_its_own_files(
     family: str,

@@ -45,6 +45,7 @@ def test_dropout_acts_in_training_only(name: str) -> None:
     assert not torch.allclose(passes[0], passes[2], rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "view_dropout", "rate"),
     [*((name, 0.6, 0.6) for name in QUICK), ("tiny", None, 0.4), ("tiny", 0.0, 0.0)],

@@ -84,6 +84,7 @@ def test_lfw_train_arrives_whole(tmp_path: Path) -> None:
     assert len(set.union(*parts.values())) == want["identities"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("least", [2, 3, 4, 5, 10])
 def test_lfw_train_after_min_images(tmp_path: Path, least: int) -> None:
     want = golden("lfw_train/golden.json")["after_min_images"][str(least)]

@@ -141,6 +141,7 @@ class GreyPixels(Backbone):
         return (((images + 1) / 2) * grey).sum(dim=1).flatten(1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("FACEREC_DATA" not in os.environ, reason="FACEREC_DATA names no face data")
 @pytest.mark.parametrize(("name", "accuracy"), [("lfw_f78", 0.613), ("orl_a", 0.85)])
 def test_pixels_of_real_faces(name: str, accuracy: float, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def drawn(domain: Domain, generator: random.Random) -> Any:
             return generator.uniform(low, high)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", COMPARED)
 def test_whatever_the_search_draws_can_be_trained(loss: str) -> None:
     """Values that do not go together would end a comparison after hours."""
