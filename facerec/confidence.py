@@ -20,7 +20,7 @@ class ConfidenceHead(nn.Module):
     """A small net from an embedding to its confidence κ, beside fixed centers.
 
     Centers and backbone come from a finished run (`init_from`) and are not trained. The authors'
-    confidence net reads the flattened 7 x 7 feature map (25,088 numbers, 471 M parameters); this
+    confidence net reads the flattened 7 x 7 feature map (25,088 numbers, 393 M parameters); this
     one reads the raw embedding, norm included, so that it goes with every backbone:
     κ = exp(linear(relu(linear(relu(linear(x)))))), which starts near the embedding size.
 

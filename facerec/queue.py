@@ -12,7 +12,7 @@ class EmbeddingQueue(nn.Module):
     """The last embeddings of the training, their labels, and their class centers at that time.
 
     Paper: BroadFace: Looking at Tens of Thousands of People at Once for Face Recognition, ECCV
-    2020, equations 5 to 8. Centers have moved since an embedding was made; compensation moves it
+    2020. Centers have moved since an embedding was made; compensation moves it
     along: e* = e + ‖e‖ / ‖p‖ (w - p), with w the center now and p the one then.
 
     It holds 2 · size · embedding_size numbers on each worker, all of which are saved.

@@ -52,8 +52,8 @@ def resample_verification(
     For accuracy the weights of different pairs are first brought nearer to one, by the root of
     three: with noise counted thrice the best thresholds scatter as no set's do. They still scatter
     more than between sets, and half of the variance that this adds is kept. The half is a fit to
-    simulations, no theorem: with none of it intervals held the truth 90 to 94 times in 100, with
-    all of it 96 to 97 times, and models of one kind were told apart 7 to 12 or 1 time in 100.
+    simulations, no theorem: with none of it intervals were too short and models of one kind told
+    apart too often, with all of it too long and too seldom.
 
     A threshold of VAL is the distance of a pair, not of the grid of 0.001 beside it. VAL hangs on a
     thousandth of the different pairs, three in LFW: with fewer than two its draws are NaN.

@@ -37,7 +37,7 @@ class Contrast(Regularizer):
         contrast_group: Rows that are contrasted with each other, in batch order; None is the whole
             global batch. 128 in the code (its batch on one GPU).
         regularizer_start: Fraction of training before which there is one view and no contrast. 0
-            by default; 8/26 in the authors' log.
+            by default; 8/24 in the authors' log.
     """
 
     space: ClassVar[Mapping[str, Domain]] = {

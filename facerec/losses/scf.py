@@ -22,10 +22,10 @@ class ConfidenceLikelihood(Objective):
     Formula, with d the embedding size, κ the confidence and θ the angle to the class center:
     L = -κ cos θ - (d/2 - 1) ln(κ + ε) + ln(ε + e^-κ I_{d/2-1}(κ)) + κ + (d/2) ln 2π + d ln r.
 
-    Paper: Spherical Confidence Learning for Face Recognition, CVPR 2021, equations 7 and 8. The
-    authors' code has ε = 1e-6 under both logarithms. At 512 numbers the Bessel function is under
-    1e-6 for every κ below about 4,400, where its part of the gradient then vanishes and κ runs
-    away; so ε is 0 by default, the logarithm being computed as such.
+    Paper: Spherical Confidence Learning for Face Recognition, CVPR 2021. The authors' code has
+    ε = 1e-6 under both logarithms. At 512 numbers the scaled Bessel function is under 1e-6 for
+    every κ below about 3,700, where its part of the gradient then vanishes and κ runs away; so ε
+    is 0 by default, the logarithm being computed as such.
 
     Only the confidence is trained, so this loss takes no other objective and no regularizer, and it
     changes no embedding: it is left out where losses are ranked by accuracy.

@@ -33,7 +33,7 @@ class Uniform(Regularizer):
     where n_y counts the class in the batch. Centers and embeddings are those before normalisation.
 
     Paper: UniformFace: Learning Deep Equidistributed Representation for Face Recognition, CVPR
-    2019, equations 5 and 6. The paper sums over ordered pairs, and the only public code
+    2019. The paper sums over ordered pairs, and the only public code
     (pytorch-uniformface) over pairs i < j with the same denominator, which we follow: its alpha = 1
     is the paper's 0.5. There, distances are roots of differences of large squares, which ended in
     NaN with a beta of 0.01 or 0.1, and a distance of exactly 0 is left out; here they are summed
@@ -100,7 +100,7 @@ class Exclusive(Regularizer):
 
     Formula: L_e = exclusive_weight · mean_i max_{j≠i} cos(w_i, w_j).
 
-    Paper: RegularFace: Deep Face Recognition via Exclusive Regularization, CVPR 2019, equation 7;
+    Paper: RegularFace: Deep Face Recognition via Exclusive Regularization, CVPR 2019;
     as the exclusive term of pytorch-uniformface.
 
     Args:

@@ -27,7 +27,7 @@ class SampleToSample(Regularizer):
     is overwritten after each batch (where a class comes twice, by the later image).
 
     Paper: UniTSFace: Unified Threshold Integrated Sample-to-Sample Loss for Face Recognition,
-    NeurIPS 2023, equation 11. The threshold starts at mean_i logsumexp_{j≠y} s cos(x_i, F_j), as in
+    NeurIPS 2023. The threshold starts at mean_i logsumexp_{j≠y} s cos(x_i, F_j), as in
     the code, on the first batch that has something to be compared with. The code's memory begins
     uninitialised, so it starts the term with the second epoch; here classes that were not seen yet
     are left out. The code starts the threshold anew whenever training has pushed it to 0 or below;
