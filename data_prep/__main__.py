@@ -12,14 +12,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 from rich.table import Table
 
-from data_prep.cuts import Options
+from data_prep.cuts import Cut, Options, pair_up, split
+from data_prep.megaface import Listed, Megaface
 from data_prep.prepare import Prepared, prepare
 from data_prep.readers import Folder, List, Source
 from data_prep.recordio import Recordio
-from data_prep.verification import Verification
+from data_prep.templates import Templates
+from data_prep.verification import Groups, Verification
 from facerec.data.shards import DataError
 
 _WARNINGS = 20  # so many are printed, the rest is counted
+_EVALUATION = ("bin", "templates", "megaface")  # nothing is cut off these
 
 
 class Screen:
@@ -75,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         with Screen() as screen:
-            source = _source(options)
+            source, cut = _source(options)
             prepared = prepare(
                 source,
                 options.dst,
@@ -87,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 ),
                 said=_said(options),
                 tell=screen,
-                same=source.same if isinstance(source, Verification) else None,
+                cut=cut,
             )
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -102,27 +105,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     if prepared.already:
         return 0
     if prepared.left_out:
-        print(
-            f"{prepared.left_out} of {prepared.index['source']['counts']['images']} images left out"
-        )
+        total = prepared.index["source"]["counts"]["images"]
+        lost = dict(prepared.left_out)
+        first = f"{lost.pop('images', 0)} of {total} images"
+        print(", ".join([first, *(f"{n} of the {what}" for what, n in lost.items())]) + " left out")
         return 3
     return 0
 
 
-def _source(options: argparse.Namespace) -> Source:
+def _source(options: argparse.Namespace) -> tuple[Source, Cut]:
+    """What is read, and how it becomes a set."""
     match options.kind:
         case "recordio":
-            return Recordio(options.src)
+            return Recordio(options.src), split
         case "bin":
-            return Verification(options.src)
+            if options.src.is_dir():
+                groups = Groups(options.src)
+                return groups, pair_up(groups.same, groups.groups)
+            verification = Verification(options.src)
+            return verification, pair_up(verification.same)
         case "folder":
-            return Folder(options.src)
+            return Folder(options.src), split
         case "list":
-            return List(options.src, options.root)
+            return List(options.src, options.root), split
+        case "templates":
+            templates = Templates(options.src)
+            return templates, templates.cut
+        case "megaface":
+            megaface = _megaface(options)
+            return megaface, megaface.cut
         case _:
             from data_prep.drawn import Drawn
 
-            return Drawn(options.identities, options.images, options.size, options.seed)
+            return Drawn(options.identities, options.images, options.size, options.seed), split
+
+
+def _megaface(options: argparse.Namespace) -> Megaface:
+    sides = (
+        ("facescrub", options.probes, options.probe_root),
+        ("megaface", options.distractors, options.distractor_root),
+    )
+    probes, distractors = (
+        Listed(
+            path=listed or options.src / f"{name}_lst",
+            root=root or options.src / f"{name}_images",
+            noises=options.src / f"{name}_noises.txt",
+        )
+        for name, listed, root in sides
+    )
+    return Megaface(probes, distractors, name=options.src.resolve().name)
 
 
 def _said(options: argparse.Namespace) -> dict[str, Any]:
@@ -142,6 +173,12 @@ def _summary(folder: Path, prepared: Prepared) -> None:
     if "pairs" in index:
         table = Table("pairs", "images", "shards")
         rows = [(index["pairs"]["rows"], index["rows"], len(index["shards"]))]
+    elif "templates" in index:
+        tables = index["templates"]
+        table = Table("templates", "images", "shards", *tables)
+        templates = index["source"]["counts"]["templates"]
+        sizes = (entry["rows"] for entry in tables.values())
+        rows = [(templates, index["rows"], len(index["shards"]), *sizes)]
     else:
         table = Table("split", "identities", "images", "shards")
         rows = [
@@ -160,9 +197,24 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="kind", required=True, metavar="FORMAT")
     for kind, what, source in (
         ("recordio", "insightface's training folder: train.rec, train.idx", "the folder"),
-        ("bin", "a verification set of pairs, such as lfw.bin", "the file"),
+        (
+            "bin",
+            "a verification set of pairs, such as lfw.bin",
+            "the file, or a folder of them: a group of people each",
+        ),
         ("folder", "one folder per identity", "the folder of folders"),
         ("list", "a MagFace list, or an im2rec .lst", "the list"),
+        (
+            "templates",
+            "IJB-B or IJB-C in insightface's layout, faces aligned by their five points",
+            "the folder of loose_crop/ and meta/",
+        ),
+        (
+            "megaface",
+            "probes, and distractors among whom they are sought",
+            "the folder of facescrub_lst, facescrub_images/, megaface_lst, megaface_images/ and, "
+            "where there are, facescrub_noises.txt, megaface_noises.txt",
+        ),
         ("synthetic", "drawn faces", ""),
     ):
         command = commands.add_parser(
@@ -180,6 +232,24 @@ def _parser() -> argparse.ArgumentParser:
                 default=Path(),
                 help="folder that the paths are relative to (default: the current one)",
             )
+        if kind == "megaface":
+            for one, name, form in (
+                ("probe", "facescrub", "identity/file"),
+                ("distractor", "megaface", "a/b/file"),
+            ):
+                command.add_argument(
+                    f"--{one}s",
+                    type=Path,
+                    metavar="LIST",
+                    help=f"list of {one}s, a path a line that ends in {form} "
+                    f"(default: SRC/{name}_lst)",
+                )
+                command.add_argument(
+                    f"--{one}-root",
+                    type=Path,
+                    metavar="DIR",
+                    help=f"folder that its paths are relative to (default: SRC/{name}_images)",
+                )
         if kind == "synthetic":
             for option, default, what in (
                 ("--identities", 400, "people"),
@@ -194,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
                     metavar="N",
                     help=f"{what} (default: %(default)s)",
                 )
-        if kind != "bin":
+        if kind not in _EVALUATION:
             for split in ("val", "confirm"):
                 command.add_argument(
                     f"--{split}-identities",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_prep.readers import Facts
@@ -33,13 +36,46 @@ class Part:
     classes: int
 
 
-def split(
-    images: Images, facts: Facts, options: Options, tell: Tell
-) -> tuple[dict[str, Part], dict[str, int]]:
-    """Filters and cuts by identity, relabels each part from 0, shuffles the training rows.
+@dataclass(frozen=True)
+class Table:
+    """A small table that stands beside the shards.
+
+    Attributes:
+        entry: where `index.json` describes it, from the outermost key inwards.
+        file: its name.
+        content: its rows.
+    """
+
+    entry: tuple[str, ...]
+    file: str
+    content: pa.Table
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that will be written, except the images.
+
+    Attributes:
+        parts: by the name of the split; `train` is always there.
+        counts: for `index.json`; `images`, and what was left out: `left_out` images, and rows of
+            tables under names that end in `_left_out`.
+        tables: beside the shards.
+    """
+
+    parts: Mapping[str, Part]
+    counts: Mapping[str, int]
+    tables: tuple[Table, ...] = ()
+
+
+Cut: TypeAlias = Callable[[Images, Facts, Options, Tell], Plan]
+"""How a kind of source becomes a set: from the images that can be used to the plan."""
+
+
+def split(images: Images, facts: Facts, options: Options, tell: Tell) -> Plan:
+    """Training: filters and cuts by identity, relabels from 0, shuffles the training rows.
 
     Returns:
-        The parts (`train`, and `val`, `confirm` where they were cut), and counts for `index.json`.
+        `train`, and `val`, `confirm` where they were cut.
 
     Raises:
         DataError: too few identities for what was asked.
@@ -70,7 +106,7 @@ def split(
         "val": np.sort(chosen[:val]),
         "confirm": np.sort(chosen[val:]),
     }
-    parts = {name: _part(images, codes) for name, codes in members.items() if len(codes)}
+    parts = {name: part_of(images, codes) for name, codes in members.items() if len(codes)}
     order = np.random.default_rng(SEED).permutation(len(parts["train"].positions))
     parts["train"] = Part(
         parts["train"].positions[order], parts["train"].labels[order], parts["train"].classes
@@ -83,22 +119,39 @@ def split(
         "identities_below_min_images": few,
         "images_below_min_images": int(sizes.sum() - sizes[kept].sum()),
     }
-    return parts, counts
+    return Plan(parts, counts)
 
 
-def pair_up(
-    images: Images, same: NDArray[np.bool_]
-) -> tuple[dict[str, Part], dict[str, int], NDArray[np.bool_]]:
-    """All images in order with label -1; a pair with an image left out goes as a whole."""
-    good = np.zeros(2 * len(same), bool)
-    good[images.positions] = True
-    whole = good.reshape(-1, 2).all(axis=1)
-    positions = np.flatnonzero(np.repeat(whole, 2))
-    if not len(positions):
-        raise DataError("no pair is left of which both images can be read")
-    part = Part(positions, np.full(len(positions), -1, np.int32), 0)
-    counts = {"images": images.total, "left_out": images.total - len(positions)}
-    return {"train": part}, counts, same[whole]
+def pair_up(same: NDArray[np.bool_], groups: Sequence[str] | None = None) -> Cut:
+    """A verification set: all images in order, label -1; images 2k and 2k + 1 are pair k.
+
+    A pair with an image left out goes as a whole.
+
+    Args:
+        same: whether pair k shows one person, (N,).
+        groups: the group of people of pair k, (N,), where the source tells groups apart.
+    """
+
+    def cut(images: Images, facts: Facts, options: Options, tell: Tell) -> Plan:
+        good = np.zeros(2 * len(same), bool)
+        good[images.positions] = True
+        whole = good.reshape(-1, 2).all(axis=1)
+        part = unlabelled(np.flatnonzero(np.repeat(whole, 2)))
+        if not len(part.positions):
+            raise DataError("no pair is left of which both images can be read")
+        counts = {"images": images.total, "left_out": images.total - len(part.positions)}
+        first = np.arange(0, len(part.positions), 2)
+        pairs = pa.table({"first": first, "second": first + 1, "same": same[whole]})
+        if groups is not None:
+            pairs = pairs.append_column("group", pa.array(np.array(groups)[whole].tolist()))
+        return Plan({"train": part}, counts, (Table(("pairs",), "pairs.parquet", pairs),))
+
+    return cut
+
+
+def unlabelled(positions: NDArray[np.int64]) -> Part:
+    """Rows of unknown identities: label -1."""
+    return Part(positions, np.full(len(positions), -1, np.int32), 0)
 
 
 def _cut_sizes(identities: int, able: int, options: Options, tell: Tell) -> tuple[int, int]:
@@ -116,7 +169,7 @@ def _cut_sizes(identities: int, able: int, options: Options, tell: Tell) -> tupl
     return val, confirm
 
 
-def _part(images: Images, codes: NDArray[np.int64]) -> Part:
+def part_of(images: Images, codes: NDArray[np.int64]) -> Part:
     """The rows of some identities in source order, labels by the identities' order."""
     label_of = np.full(len(images.identities), -1, np.int32)
     label_of[codes] = np.arange(len(codes), dtype=np.int32)

@@ -11,7 +11,8 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_prep.cuts import SEED, Options, Part, pair_up, split
+from data_prep.cuts import SEED, Cut, Options, Part, Table, split
 from data_prep.readers import Source
 from data_prep.scan import Tell, scan
 from facerec.data.shards import VERSION, DataError
@@ -29,7 +30,7 @@ from facerec.data.writer import COLUMNS, GROUP_ROWS, describe, write_json, write
 
 SHARD_ROWS = 4096  # some 25 MB of 112 x 112 JPEGs: a kill loses little
 _BEGUN = "preparing.json"  # stands in the folder while index.json does not
-_STEMS = {"train": "shard", "val": "val", "confirm": "confirm"}
+_TASK = 16  # images that a thread reads at a time
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,14 @@ class Prepared:
     already: bool = False
 
     @property
-    def left_out(self) -> int:
-        """Images that `--on-error skip` left out."""
-        return int(self.index["source"]["counts"]["left_out"])
+    def left_out(self) -> Mapping[str, int]:
+        """What `--on-error skip` left out: `images`, and rows of tables by name; only above 0."""
+        counts = self.index["source"]["counts"]
+        lost = {"images": counts["left_out"]}
+        for name, number in counts.items():
+            if name.endswith("_left_out"):
+                lost[name.removesuffix("_left_out")] = number
+        return {name: number for name, number in lost.items() if number}
 
 
 def prepare(
@@ -52,10 +58,10 @@ def prepare(
     *,
     said: Mapping[str, Any],
     tell: Tell,
-    same: NDArray[np.bool_] | None = None,
+    cut: Cut = split,
     shard_rows: int = SHARD_ROWS,
 ) -> Prepared:
-    """Writes a training set, or with `same` a verification set.
+    """Writes a prepared set.
 
     Args:
         source: the images.
@@ -63,7 +69,7 @@ def prepare(
         options: cuts and filters.
         said: all options as the user gave them, for `index.json`.
         tell: progress and warnings.
-        same: of pair k, images 2k and 2k + 1, whether it shows one person, (N,).
+        cut: which rows become which split, and the tables beside them; for training by default.
         shard_rows: rows per file.
 
     Raises:
@@ -83,18 +89,14 @@ def prepare(
         for remark in source.facts.remarks:
             tell.warn(remark)
         images = scan(source, options.skip_errors, tell)
-        if same is None:
-            parts, counts = split(images, source.facts, options, tell)
-        else:
-            parts, counts, same = pair_up(images, same)
+        plan = cut(images, source.facts, options, tell)
         write_json(folder / _BEGUN, {"source": origin})
         entries = {
             name: _write_part(folder, name, source, part, images.size, tell, shard_rows)
-            for name, part in parts.items()
+            for name, part in plan.parts.items()
         }
         index: dict[str, Any] = {"version": VERSION, **entries.pop("train"), "splits": entries}
-        if same is not None:
-            index["pairs"] = _write_pairs(folder / "pairs.parquet", same)
+        _write_tables(folder, plan.tables, index)
         index |= {
             "image_size": list(images.size),
             "colour_order": "RGB",
@@ -103,7 +105,7 @@ def prepare(
                 **origin,
                 **source.facts.details,
                 "seed": SEED,
-                "counts": counts,
+                "counts": dict(plan.counts),
                 "tool": f"facerec {_version()}",
             },
         }
@@ -124,23 +126,30 @@ def _write_part(
     """Writes the shards of one part that are not there yet; returns its entry for the index."""
     schema = pa.schema([*COLUMNS, *source.facts.columns])
     tell.start(f"writing {name}", len(part.positions))
+    stem = "shard" if name == "train" else name
     shards = []
     for number, first in enumerate(range(0, len(part.positions), shard_rows)):
-        path = folder / f"{_STEMS[name]}-{number:05d}.parquet"
+        path = folder / f"{stem}-{number:05d}.parquet"
         rows = range(first, min(first + shard_rows, len(part.positions)))
         if not path.exists():
-            write_table(path, schema, _groups(schema, source, part, rows, size))
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                write_table(path, schema, _groups(schema, source, part, rows, size, pool))
         shards.append(describe(path))
         tell.advance(len(rows))
     return {"rows": len(part.positions), "classes": part.classes, "shards": shards}
 
 
 def _groups(
-    schema: pa.Schema, source: Source, part: Part, rows: range, size: tuple[int, int]
+    schema: pa.Schema,
+    source: Source,
+    part: Part,
+    rows: range,
+    size: tuple[int, int],
+    pool: ThreadPoolExecutor,
 ) -> Iterator[pa.Table]:
     for first in range(rows.start, rows.stop, GROUP_ROWS):
         chosen = slice(first, min(first + GROUP_ROWS, rows.stop))
-        yield _group(schema, source, part.positions[chosen], part.labels[chosen], size)
+        yield _group(schema, source, part.positions[chosen], part.labels[chosen], size, pool)
 
 
 def _group(
@@ -149,8 +158,13 @@ def _group(
     positions: NDArray[np.int64],
     labels: NDArray[np.int32],
     size: tuple[int, int],
+    pool: ThreadPoolExecutor,
 ) -> pa.Table:
-    faces = [source[position] for position in positions.tolist()]
+    """One row group, read on all cores: some sources change their images."""
+    wanted = positions.tolist()
+    tasks = [wanted[first : first + _TASK] for first in range(0, len(wanted), _TASK)]
+    read = pool.map(lambda task: [source[position] for position in task], tasks)
+    faces = [face for some in read for face in some]
     columns = [
         [face.image for face in faces],
         labels,
@@ -164,11 +178,16 @@ def _group(
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _write_pairs(path: Path, same: NDArray[np.bool_]) -> dict[str, Any]:
-    first = 2 * np.arange(len(same), dtype=np.int64)
-    table = pa.table({"first": first, "second": first + 1, "same": same})
-    write_table(path, table.schema, [table])
-    return describe(path)
+def _write_tables(folder: Path, tables: Sequence[Table], index: dict[str, Any]) -> None:
+    """Writes the tables beside the shards and describes them in the index."""
+    for table in tables:
+        path = folder / table.file
+        write_table(path, table.content.schema, [table.content])
+        *outer, name = table.entry
+        place = index
+        for key in outer:
+            place = place.setdefault(key, {})
+        place[name] = describe(path)
 
 
 @contextlib.contextmanager

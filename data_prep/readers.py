@@ -207,19 +207,29 @@ def whole_label(value: float | str) -> int:
 
 def fingerprint(parts: Iterable[bytes | str]) -> str:
     """A short hash over all parts, in order."""
-    digest = hashlib.sha256()
+    running = hashlib.sha256()
     for part in parts:
-        digest.update(part if isinstance(part, bytes) else os.fsencode(part))
-        digest.update(b"\n")
-    return digest.hexdigest()[:16]
+        running.update(part if isinstance(part, bytes) else os.fsencode(part))
+        running.update(b"\n")
+    return running.hexdigest()[:16]
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file of any size; `DataError` when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_bytes(path: Path, key: str) -> bytes:
     """The whole file; `DataError` naming `key` when it cannot be read."""
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", key=key) from error
+    except (OSError, ValueError) as error:  # the latter for a name that no file can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path} cannot be read: {reason}", key=key) from error
 
 
 def printable(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Verification sets: insightface's `.bin`, a pickle of `(images, same)`.
+"""Verification sets: insightface's `.bin`, a pickle of `(images, same)`; or a folder of them.
 
 A pickle is a program. This one is given six names, all of them ours: what NumPy's and Python 2's
 pickles call to rebuild bytes. No function of NumPy or Python is ever handed to the file.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import pickle
 import pickletools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from data_prep.readers import Facts, fingerprint
 from facerec.data.shards import DataError, FaceImage
 
+_FOLDS = 10  # that verification is done in
 _MEMO = {"PUT", "BINPUT", "LONG_BINPUT"}
 # Never needed here, and hashing a nested key can take for ever.
 _TABLES = {"DICT", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "FROZENSET"}
@@ -48,6 +51,51 @@ class Verification:
 
     def __getitem__(self, position: int) -> FaceImage:
         return FaceImage(image=self._images[position], identity="", key=str(position))
+
+
+class Groups:
+    """The `.bin` files of a folder as one set, as RFW is given out: each file is a group of people.
+
+    Pairs stand by folds, and in each fold by groups in the byte order of the files' names: a fold
+    of the whole holds that fold of every group, and each group's own folds are those of its file.
+
+    Attributes:
+        same: whether pair k shows one person, (N,).
+        groups: the group of pair k, its file's name without `.bin`, (N,).
+
+    Raises:
+        DataError: no `.bin` in the folder, or one that is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        paths = sorted(folder.glob("*.bin"), key=lambda path: os.fsencode(path.name))
+        if not paths:
+            raise DataError(f"{folder}: no *.bin in it; a verification set is such a file, or more")
+        self._sets = [Verification(path) for path in paths]
+        self._names = [path.stem for path in paths]
+        order = [
+            (number, int(pair))
+            for fold in range(_FOLDS)
+            for number, one in enumerate(self._sets)
+            for pair in np.array_split(np.arange(len(one.same)), _FOLDS)[fold]
+        ]
+        self._pairs = order
+        self.same = np.array([self._sets[number].same[pair] for number, pair in order], np.bool_)
+        self.groups = [self._names[number] for number, _ in order]
+        marks = [one.facts.fingerprint.encode() for one in self._sets]
+        self.facts = Facts(
+            kind="bin",
+            name=folder.resolve().name,
+            fingerprint=fingerprint([*(os.fsencode(path.name) for path in paths), *marks]),
+        )
+
+    def __len__(self) -> int:
+        return 2 * len(self._pairs)
+
+    def __getitem__(self, position: int) -> FaceImage:
+        number, pair = self._pairs[position // 2]
+        image = self._sets[number][2 * pair + position % 2]
+        return replace(image, key=f"{self._names[number]}/{image.key}")
 
 
 class _Dtype:

@@ -1,4 +1,4 @@
-"""Feature files for MegaFace's development kit, one per image, and its lists.
+"""Feature files for MegaFace's development kit, one per image.
 
 `<folder>/facescrub/<identity>/<file>_<algorithm>.bin`, `<folder>/megaface/<a>/<b>/<file>_...`: four
 int32 (numbers, 1, 4, 5: rows, columns, bytes and OpenCV's name of float32), then the numbers, all
@@ -16,44 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from facerec.data.shards import DataError
-
 Floats = NDArray[np.float32]
 
 _OPENCV_FLOAT = 5
 _FAR_AWAY = 100.0
 _SPREAD = 0.001  # of a centre that stands for a noisy probe, on either side
-
-
-def read_list(path: Path, parts: int) -> list[str]:
-    """Reads `facescrub_lst` (2 parts: `identity/file`) or `megaface_lst` (3: `a/b/file`).
-
-    Returns:
-        The last so many parts of each line's path, in order.
-
-    Raises:
-        DataError: A file that cannot be read, or a line with fewer parts.
-    """
-    names = []
-    for number, line in _lines(path):
-        words = line.split("/")
-        if len(words) < parts or not all(words[-parts:]):
-            raise DataError(f"{path}, line {number}: {line!r} has fewer than {parts} parts")
-        names.append("/".join(words[-parts:]))
-    return names
-
-
-def read_noises(path: Path) -> set[str]:
-    """Reads a list of noisy images: the second column where there are two; `#` starts a comment.
-
-    Returns:
-        File names (`facescrub_noises.txt`) or `a/b/file` (`megaface_noises.txt`).
-
-    Raises:
-        DataError: A file that cannot be read.
-    """
-    columns = (line.split("\t") for _, line in _lines(path) if not line.startswith("#"))
-    return {column[1 if len(column) > 1 else 0] for column in columns}
 
 
 def clean_probes(
@@ -142,16 +109,6 @@ def write_features(
         aside.write_bytes(header + vector.astype("<f4").tobytes())
         aside.replace(path)
     os.sync()  # once, instead of twice for each of a million files
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines with something on them, and their numbers."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
-    return [(number, line) for number, line in lines if line]
 
 
 def _matrix(names: Sequence[str], features: ArrayLike) -> Floats:

@@ -14,7 +14,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -25,34 +25,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from facerec.data.errors import AGAIN, first_line
+from facerec.data.errors import DataError as DataError
+from facerec.data.template_set import FACES, read_templates
+from facerec.data.template_set import Subjects as Subjects
+from facerec.data.template_set import TemplateSet as TemplateSet
+
 VERSION = 1
 _OPEN_FILES = 64  # handles kept open per split; a large set has thousands of shards
 _ENDS = ("first", "second")
-_AGAIN = "delete the folder and run the data_prep command that made it again"
-
-
-class DataError(ValueError):
-    """Something is wrong with data; says where, as far as it is known.
-
-    Args:
-        message: what is wrong.
-        shard: the Parquet file.
-        row: row within the shard, from 0.
-        key: the source's key or path of the image.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        shard: str | None = None,
-        row: int | None = None,
-        key: str | None = None,
-    ) -> None:
-        known = (("", shard), ("row ", row), ("key ", key))
-        place = ", ".join(f"{word}{value}" for word, value in known if value is not None)
-        super().__init__(f"{place}: {message}" if place else message)
-        self.shard, self.row, self.key = shard, row, key
 
 
 @dataclass(frozen=True)
@@ -96,7 +77,7 @@ class Pairs:
 
 
 class Split:
-    """One part of a prepared set: `train`, `val` or `confirm`. Picklable, safe to use in threads.
+    """One part of a prepared set, such as `train`. Picklable, safe to use in threads.
 
     Attributes:
         name: which part.
@@ -152,8 +133,22 @@ class Split:
 
     def labels(self) -> NDArray[np.int32]:
         """Labels of all rows in order, (rows,); reads no image."""
-        tables = [self._table(file, None, ["label"]) for file in range(len(self._files))]
-        return np.concatenate([np.empty(0, np.int32), *(t["label"].to_numpy() for t in tables)])
+        return self.columns(["label"])["label"]
+
+    def columns(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Columns of all rows in order, (rows,) each; reads no image.
+
+        Raises:
+            DataError: the shards have no such column, or cannot be read any more.
+        """
+        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+        for file, shard in enumerate(self._files):
+            table = self._table(file, None, list(parts))
+            for name, arrays in parts.items():
+                if name not in table.column_names:
+                    raise DataError(f"{self._folder / shard} has no column {name}")
+                arrays.append(table[name].to_numpy())
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
     def _table(self, file: int, group: int | None, columns: list[str]) -> Any:
         path = self._folder / self._files[file]
@@ -169,7 +164,7 @@ class Split:
                     return parquet.read(columns, use_threads=False)
                 return parquet.read_row_group(group, columns, use_threads=False)
             except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{path} cannot be read: {_line(error)}") from error
+                raise DataError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 class Shards:
@@ -197,18 +192,20 @@ class Shards:
             entries = {"train": self.index, **self.index["splits"]}
             self._splits = {name: Split(name, self.path, entries[name]) for name in entries}
         except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{self.path}/index.json is damaged ({error!r}): {_AGAIN}") from error
+            raise DataError(f"{self.path}/index.json is damaged ({error!r}): {AGAIN}") from error
 
     def split(self, name: str = "train") -> Split:
-        """One part of the set: `train`, `val` or `confirm`.
+        """One part of the set: `train`, `val`, `confirm` or `distractors`.
 
         Raises:
             DataError: the set has no such part.
         """
         if name not in self._splits:
+            cure = f"prepare it again into another folder with --{name}-identities N, N above 0"
+            if name == "distractors":
+                cure = "sets of `python -m data_prep megaface` have one"
             raise DataError(
-                f"{self.path} has no {name} split, only {', '.join(self._splits)}: prepare it "
-                f"again into another folder with --{name}-identities N, N above 0"
+                f"{self.path} has no {name} split, only {', '.join(self._splits)}: {cure}"
             )
         return self._splits[name]
 
@@ -228,19 +225,31 @@ class Shards:
             same = table["same"].to_numpy().astype(np.bool_)
             fold = table["fold"].to_numpy() if "fold" in table.column_names else None
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise DataError(f"{path} cannot be read: {_line(error)}: {_AGAIN}") from error
+            raise DataError(f"{path} cannot be read: {first_line(error)}: {AGAIN}") from error
         rows = self.split().rows
         ends = np.concatenate([first, second])
         if len(first) != entry["rows"] or len(ends) == 0 or ends.min() < 0 or ends.max() >= rows:
-            raise DataError(f"{path} does not fit the {rows} images of the set: {_AGAIN}")
+            raise DataError(f"{path} does not fit the {rows} images of the set: {AGAIN}")
         return Pairs(first, second, same, fold)
+
+    def templates(self) -> TemplateSet | None:
+        """The templates of a set made by `data_prep templates`; None for any other.
+
+        Raises:
+            DataError: a table or column is missing, short, or names templates without an image.
+        """
+        entry = self.index.get("templates")
+        if entry is None:
+            return None
+        faces = self.split().columns([name for name, _ in FACES])
+        return read_templates(self.path, entry, faces)
 
 
 def _read_index(folder: Path) -> Mapping[str, Any]:
     if not folder.is_dir():
         raise DataError(
             f"{folder}: no such folder of shards; python -m data_prep prepares one "
-            f"(recordio, bin, folder, list, synthetic)"
+            f"(recordio, bin, folder, list, templates, megaface, synthetic)"
         )
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -250,7 +259,9 @@ def _read_index(folder: Path) -> Mapping[str, Any]:
             f"data_prep command again continues an interrupted one"
         ) from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder}/index.json cannot be read: {_line(error)}: {_AGAIN}") from error
+        raise DataError(
+            f"{folder}/index.json cannot be read: {first_line(error)}: {AGAIN}"
+        ) from error
     version = index.get("version") if isinstance(index, dict) else None
     if version != VERSION:
         raise DataError(
@@ -265,16 +276,16 @@ def _group_rows(folder: Path, file: str, rows: int) -> list[int]:
     try:
         footer = pq.read_metadata(folder / file)
     except FileNotFoundError as error:
-        raise DataError(f"{folder}: {file} is missing, index.json lists it: {_AGAIN}") from error
+        raise DataError(f"{folder}: {file} is missing, index.json lists it: {AGAIN}") from error
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{folder / file} cannot be read: {_line(error)}: {_AGAIN}") from error
+        raise DataError(f"{folder / file} cannot be read: {first_line(error)}: {AGAIN}") from error
     if footer.num_rows != rows:
         raise DataError(
-            f"{folder / file} holds {footer.num_rows} rows, index.json says {rows}: {_AGAIN}"
+            f"{folder / file} holds {footer.num_rows} rows, index.json says {rows}: {AGAIN}"
         )
     lacking = {"image", "label", "key"} - set(footer.schema.to_arrow_schema().names)
     if lacking:
-        raise DataError(f"{folder / file} has no column {sorted(lacking)[0]}: {_AGAIN}")
+        raise DataError(f"{folder / file} has no column {sorted(lacking)[0]}: {AGAIN}")
     return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
 
@@ -284,8 +295,3 @@ def _views(column: pa.BinaryArray) -> Iterator[memoryview]:
     ends = np.frombuffer(offsets, np.int32)[column.offset :][: len(column) + 1].tolist()
     view = memoryview(data).cast("B") if data is not None else memoryview(b"")
     return (view[start:end] for start, end in pairwise(ends))
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's message; Arrow's have several."""
-    return str(error).partition("\n")[0]

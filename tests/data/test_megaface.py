@@ -8,14 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facerec.data.megaface import (
-    clean_distractors,
-    clean_probes,
-    read_list,
-    read_noises,
-    write_features,
-)
-from facerec.data.shards import DataError
+from facerec.data.megaface import clean_distractors, clean_probes, write_features
 
 NAMES = ["Ada/1.jpg", "Ada/2.jpg", "Bea/1b.jpg", "Ada/3.jpg"]
 
@@ -55,18 +48,6 @@ def test_noisy_images_are_taken_out() -> None:
     assert distractors[:, 8].tolist() == [0.0, 100.0]
     with pytest.raises(ValueError, match="all images of Bea are noisy"):
         clean_probes(NAMES, features, {"1b.jpg"})
-
-
-def test_lists(tmp_path: Path) -> None:
-    path = tmp_path / "list"
-    path.write_text("Ada/1.jpg\n\nroot/facescrub/Bea/1b.jpg\r\n", encoding="utf-8")
-    assert read_list(path, 2) == ["Ada/1.jpg", "Bea/1b.jpg"]
-    with pytest.raises(DataError, match=r"line 1: 'Ada/1.jpg' has fewer than 3 parts"):
-        read_list(path, 3)
-    path.write_text("# noisy\nAda_1.jpg\nsome thing\ta/b/1.jpg\n", encoding="utf-8")
-    assert read_noises(path) == {"Ada_1.jpg", "a/b/1.jpg"}
-    with pytest.raises(DataError, match="nothing cannot be read"):
-        read_noises(tmp_path / "nothing")
 
 
 def test_names_stay_in_the_folder(tmp_path: Path) -> None:

@@ -151,6 +151,19 @@ def test_parts_of_a_set(tmp_path: Path) -> None:
     assert shards.pairs() is None
     with pytest.raises(DataError, match=r"no confirm split, only train, val.*--confirm-identities"):
         shards.split("confirm")
+    with pytest.raises(DataError, match=r"no distractors split.* `python -m data_prep megaface`"):
+        shards.split("distractors")
+    assert shards.templates() is None
+
+
+def test_columns_of_all_rows(prepared: Path) -> None:
+    split = Shards(prepared).split()
+    found = split.columns(["key", "width"])
+    assert list(found) == ["key", "width"]
+    assert found["key"].tolist() == [f"key-{n}" for n in range(22)]
+    assert found["width"].tolist() == [16] * 22
+    with pytest.raises(DataError, match=r"shard-00000\.parquet has no column medium"):
+        split.columns(["key", "medium"])
 
 
 def test_pairs(tmp_path: Path) -> None:

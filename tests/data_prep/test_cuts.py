@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,11 @@ def images_of(counts: list[int]) -> Images:
 
 def cut(
     counts: list[int], *, classes: int | None = None, **options: Any
-) -> tuple[dict[str, Part], dict[str, int], Silent]:
+) -> tuple[Mapping[str, Part], Mapping[str, int], Silent]:
     tell = Silent()
     facts = Facts(kind="folder", name="x", fingerprint="", classes=classes)
-    parts, numbers = split(images_of(counts), facts, Options(**options), tell)
-    return parts, numbers, tell
+    plan = split(images_of(counts), facts, Options(**options), tell)
+    return plan.parts, plan.counts, tell
 
 
 def identities(counts: list[int], part: Part) -> dict[int, int]:
@@ -134,11 +135,19 @@ def test_a_promise_that_the_labels_break_is_a_warning() -> None:
 def test_pairs_go_as_a_whole() -> None:
     positions = np.array([0, 1, 3, 4, 5, 6])
     images = Images(positions, 0 * positions, [""], (16, 16), 8)
-    parts, counts, same = pair_up(images, np.array([True, False, False, True]))
-    assert parts["train"].positions.tolist() == [0, 1, 4, 5]
-    assert parts["train"].labels.tolist() == [-1] * 4
-    assert parts["train"].classes == 0
-    assert same.tolist() == [True, False]
-    assert counts == {"images": 8, "left_out": 4}
+    facts = Facts(kind="bin", name="x", fingerprint="")
+    plan = pair_up(np.array([True, False, False, True]))(images, facts, Options(), Silent())
+    part, (pairs,) = plan.parts["train"], plan.tables
+    assert part.positions.tolist() == [0, 1, 4, 5]
+    assert part.labels.tolist() == [-1] * 4
+    assert part.classes == 0
+    assert (pairs.entry, pairs.file) == (("pairs",), "pairs.parquet")
+    assert pairs.content.to_pydict() == {
+        "first": [0, 2],
+        "second": [1, 3],
+        "same": [True, False],
+    }
+    assert plan.counts == {"images": 8, "left_out": 4}
+    alone = Images(positions[:1], positions[:1], [""], (16, 16), 2)
     with pytest.raises(DataError, match="no pair is left"):
-        pair_up(Images(positions[:1], positions[:1], [""], (16, 16), 2), np.array([True]))
+        pair_up(np.array([True]))(alone, facts, Options(), Silent())

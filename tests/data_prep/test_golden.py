@@ -141,6 +141,24 @@ def test_folder_sample(tmp_path: Path) -> None:
         assert face.image == faces[face.key.removeprefix("images/")].image
 
 
+def test_ijb_layout_mini(tmp_path: Path) -> None:
+    want, root = golden("ijb_layout_mini/golden.json"), DATA / "ijb_layout_mini"
+    assert main(["templates", str(root), str(tmp_path / "mini")]) == 0
+    found = Shards(tmp_path / "mini").templates()
+    assert found is not None
+    assert found.gallery is not None
+    assert found.probes is not None
+    assert {
+        "images": len(found.templates),
+        "templates": len(set(found.templates.tolist())),
+        "subjects": len({*found.gallery.subjects.tolist(), *found.probes.subjects.tolist()}),
+        "pairs": len(found.same),
+        "positives": int(found.same.sum()),
+    } == want
+    for _, key, image in stored(tmp_path / "mini"):
+        assert image == (root / "loose_crop" / key).read_bytes()
+
+
 # What each damaged input must say and, with --on-error skip, which keys are left; None: nothing is.
 DAMAGED: dict[str, tuple[str, str, list[str] | None]] = {
     "rec_truncated": (

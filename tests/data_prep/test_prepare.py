@@ -140,6 +140,28 @@ def test_bin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert out.err == ""
 
 
+def test_a_folder_of_bins_is_a_set_of_groups(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = {"B": [n % 3 == 0 for n in range(23)], "A": [n % 2 == 0 for n in range(20)]}
+    images = {g: [jpeg(k) for k in range(2 * len(flags[g]))] for g in flags}
+    for group, same in flags.items():
+        (tmp_path / f"{group}.bin").write_bytes(pickle.dumps((images[group], same)))
+    assert main(["bin", str(tmp_path), str(tmp_path / "dst")]) == 0
+    pairs = pq.read_table(tmp_path / "dst" / "pairs.parquet").to_pylist()
+    rows = rows_of(tmp_path / "dst")
+    for group, same in flags.items():  # each group stands in its file's order
+        mine = [pair for pair in pairs if pair["group"] == group]
+        assert [pair["same"] for pair in mine] == same
+        ends = [rows[pair[end]] for pair in mine for end in ("first", "second")]
+        assert [row["image"] for row in ends] == images[group]
+        assert [row["key"] for row in ends] == [f"{group}/{n}" for n in range(len(ends))]
+    tenths = [pair["group"] for pair in pairs[:5]]  # 23 pairs: 3 in the first fold; 20: 2
+    assert tenths == ["A", "A", "B", "B", "B"]
+    assert main(["bin", str(tmp_path / "dst"), str(tmp_path / "no")]) == 2
+    assert "no *.bin in it" in capsys.readouterr().err
+
+
 def test_bin_leaves_out_a_pair_as_a_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -418,6 +440,8 @@ def test_large_sets_come_in_groups_and_shards(tmp_path: Path) -> None:
         (["folder", "SRC", "DST", "--val-identities", "-1"], "'-1' is no whole number from 0"),
         (["folder", "SRC", "DST", "--min-images", "0"], "0 is too small: 1 or more"),
         (["bin", "SRC", "DST", "--val-identities", "3"], "unrecognized arguments"),
+        (["templates", "SRC", "DST", "--min-images", "3"], "unrecognized arguments"),
+        (["megaface", "SRC", "DST", "--confirm-identities", "3"], "unrecognized arguments"),
         (["recordoi", "SRC", "DST"], "invalid choice: 'recordoi'"),
         (["list", "SRC", "DST", "--on-error", "ignore"], "invalid choice: 'ignore'"),
     ],
@@ -431,7 +455,7 @@ def test_wrong_command_lines(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["recordio", "bin", "folder", "list"])
+@pytest.mark.parametrize("kind", ["recordio", "bin", "folder", "list", "templates", "megaface"])
 def test_a_missing_source_is_one_line(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

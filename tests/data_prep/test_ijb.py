@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facerec.data import ijb
+from data_prep import ijb
 from facerec.data.shards import DataError
 
 FACES = "1.jpg 7 100\n2.jpg 7 100\n3.jpg 9 -4\n"

@@ -16,8 +16,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from facerec.data.shards import DataError
-
-Ints = NDArray[np.int64]
+from facerec.data.template_set import Ints, Subjects
 
 _FACES = "_face_tid_mid.txt"
 _LANDMARKS = 10  # numbers: x and y of five points
@@ -51,12 +50,18 @@ class TemplatePairs:
     same: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Subjects:
-    """Templates in ascending order of their ids, `templates` (T,), and whose they are, (T,)."""
+class Missing(DataError):
+    """A file of the set that is not there."""
 
-    templates: Ints
-    subjects: Ints
+
+def lists(root: Path) -> list[Path]:
+    """All files of the set in `<root>/meta`, by name.
+
+    Raises:
+        DataError: No list of faces there, or several.
+    """
+    prefix = _prefix(root)
+    return sorted((root / "meta").glob(f"{prefix}_*"))
 
 
 def read_faces(root: Path) -> Faces:
@@ -120,6 +125,7 @@ def read_gallery(root: Path) -> Subjects:
     """Reads both galleries of 1:N as one: `_1N_gallery_G1.csv` and `G2` (IJB-B: `S1` and `S2`).
 
     Raises:
+        Missing: One of the two is not there.
         DataError: As `read_probes`.
     """
     letter = "G" if _meta(root, "_1N_gallery_G1.csv", "_1N_gallery_S1.csv").stem[-2] == "G" else "S"
@@ -130,24 +136,27 @@ def read_probes(root: Path) -> Subjects:
     """Reads `<prefix>_1N_probe_mixed.csv`.
 
     Raises:
-        DataError: A file that is missing, a line that does not begin with two integers, or a
-            template of two subjects.
+        Missing: It is not there.
+        DataError: A line that does not begin with two integers, or a template of two subjects.
     """
     return _subjects([_meta(root, "_1N_probe_mixed.csv")])
 
 
 def _meta(root: Path, *endings: str) -> Path:
     """The file of the set with the first of these endings that exists."""
+    paths = [root / "meta" / f"{_prefix(root)}{ending}" for ending in endings]
+    for path in paths:
+        if path.is_file():
+            return path
+    raise Missing(f"no such file: {' or '.join(map(str, paths))}")
+
+
+def _prefix(root: Path) -> str:
     folder = root / "meta"
     found = sorted(folder.glob(f"*{_FACES}"))
     if len(found) != 1:
         raise DataError(f"{folder}: {len(found)} files *{_FACES}; exactly one is wanted")
-    prefix = found[0].name.removesuffix(_FACES)
-    paths = [folder / f"{prefix}{ending}" for ending in endings]
-    for path in paths:
-        if path.is_file():
-            return path
-    raise DataError(f"no such file: {' or '.join(map(str, paths))}")
+    return found[0].name.removesuffix(_FACES)
 
 
 def _lines(path: Path, words: int) -> Iterator[tuple[str, list[str]]]:
