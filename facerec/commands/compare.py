@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from facerec.commands.evaluate import DRAWS, draws, folder, sets_of
+from facerec.commands.evaluate import DRAWS, add_switches, draws, folder, sets_of, switches
 from facerec.evaluation.compare_runs import compare_models, sentence, table
+from facerec.evaluation.figures.measure import Wanted
 from facerec.model import open_model
 
 
@@ -22,6 +23,7 @@ def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder for the scores of single pairs")
     parser.add_argument("--draws", type=draws, default=DRAWS, help="of identities")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    add_switches(parser)
     given = parser.parse_intermixed_args(words)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     a, b = (open_model(path, device) for path in (given.a, given.b))
@@ -29,12 +31,11 @@ def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     for item in sets:
         for model in (a, b):
             item.check(model.backbone)
+    wanted = Wanted(given.draws, given.seed, switches(given))
     console = Console()
     for item in sets:
         out = None if given.out is None else folder(given.out / item.name)
-        found, notes = compare_models(
-            item, a.backbone, b.backbone, device, draws=given.draws, seed=given.seed, out=out
-        )
+        found, notes = compare_models(item, a.backbone, b.backbone, device, wanted=wanted, out=out)
         console.print(table(found))
         for line in (*notes, sentence(item.name, str(given.a), str(given.b), found[0])):
             console.print(line, highlight=False, soft_wrap=True)

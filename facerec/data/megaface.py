@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ _SPREAD = 0.001  # of a centre that stands for a noisy probe, on either side
 
 
 def clean_probes(
-    names: Sequence[str], features: ArrayLike, noisy: Collection[str], seed: int = 0
+    names: Sequence[str], features: ArrayLike, noisy: ArrayLike, seed: int = 0
 ) -> Floats:
     """Features of probes with one number more; a noisy one becomes its person's centre.
 
@@ -34,7 +34,7 @@ def clean_probes(
     Args:
         names: `identity/file`, n of them.
         features: (n, D).
-        noisy: Names of files, without the identity.
+        noisy: (n,) bool, which show somebody else.
         seed: Of the noise.
 
     Returns:
@@ -43,10 +43,9 @@ def clean_probes(
     Raises:
         ValueError: Counts that differ, or a person without a clean image.
     """
-    result = _longer(names, features)
+    result, bad = _longer(features), _mask(noisy, names)
     draws = np.random.default_rng(seed)
     people = [name.rpartition("/")[0] for name in names]
-    bad = np.array([name.rpartition("/")[2] in noisy for name in names], np.bool_)
     centers: dict[str, Floats] = {}
     for row in np.flatnonzero(~bad):
         centers[people[row]] = centers.get(people[row], np.float32(0)) + result[row]
@@ -59,13 +58,12 @@ def clean_probes(
     return result
 
 
-def clean_distractors(names: Sequence[str], features: ArrayLike, noisy: Collection[str]) -> Floats:
+def clean_distractors(features: ArrayLike, noisy: ArrayLike) -> Floats:
     """Features of distractors with one number more: 0, or 100 for a noisy one.
 
     Args:
-        names: `a/b/file`, n of them.
         features: (n, D).
-        noisy: Names as in `names`.
+        noisy: (n,) bool, which show somebody among the probes.
 
     Returns:
         (n, D + 1).
@@ -73,8 +71,8 @@ def clean_distractors(names: Sequence[str], features: ArrayLike, noisy: Collecti
     Raises:
         ValueError: Counts that differ.
     """
-    result = _longer(names, features)
-    result[[name in noisy for name in names], -1] = _FAR_AWAY
+    result = _longer(features)
+    result[_mask(noisy, result), -1] = _FAR_AWAY
     return result
 
 
@@ -95,7 +93,9 @@ def write_features(
         ValueError: Counts that differ, or a name that leads out of the folder.
         OSError: A file that cannot be written.
     """
-    vectors = _matrix(names, features)
+    vectors = np.asarray(features, dtype=np.float32)
+    if vectors.ndim != 2 or len(vectors) != len(names):
+        raise ValueError(f"features {vectors.shape} for {len(names)} images: (n, D) is wanted")
     header = struct.pack("<4i", vectors.shape[1], 1, 4, _OPENCV_FLOAT)
     made: set[Path] = set()
     for name, vector in zip(names, vectors, strict=True):
@@ -111,12 +111,12 @@ def write_features(
     os.sync()  # once, instead of twice for each of a million files
 
 
-def _matrix(names: Sequence[str], features: ArrayLike) -> Floats:
-    vectors = np.asarray(features, dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(names):
-        raise ValueError(f"features {vectors.shape} for {len(names)} images: (n, D) is wanted")
-    return vectors
+def _mask(noisy: ArrayLike, images: Sized) -> NDArray[np.bool_]:
+    mask = np.asarray(noisy, np.bool_)
+    if mask.shape != (len(images),):
+        raise ValueError(f"noisy {mask.shape} for {len(images)} images: one of each is wanted")
+    return mask
 
 
-def _longer(names: Sequence[str], features: ArrayLike) -> Floats:
-    return np.pad(_matrix(names, features), ((0, 0), (0, 1)))
+def _longer(features: ArrayLike) -> Floats:
+    return np.pad(np.asarray(features, dtype=np.float32), ((0, 0), (0, 1)))

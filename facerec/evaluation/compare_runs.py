@@ -12,8 +12,11 @@ from rich.table import Table
 from facerec.backbones.base import Backbone
 from facerec.evaluation import scores
 from facerec.evaluation.comparison import NEITHER, Comparison, compare_all_pairs
+from facerec.evaluation.figures.distractors import compare_among
+from facerec.evaluation.figures.measure import Wanted, drawn
+from facerec.evaluation.figures.template_sets import compare_templates
+from facerec.evaluation.figures.ten_folds import BY_NAME, BY_PAIRS
 from facerec.evaluation.protocols import EvaluationSet
-from facerec.evaluation.uncertainty import DRAWS
 
 
 def compare_models(
@@ -22,20 +25,18 @@ def compare_models(
     b: Backbone,
     device: torch.device | str = "cpu",
     *,
-    draws: int = DRAWS,
-    seed: int = 0,
+    wanted: Wanted,
     out: Path | None = None,
 ) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
-    """Measures two models on the same pairs of a set.
+    """Measures two models on the same pairs, or the same searches, of a set.
 
     Args:
-        item: The set; by its pairs, or over all pairs of its images.
+        item: The set.
         a: Model A, on `device` already.
         b: Model B, on `device` already.
         device: Where to run.
-        draws: Of the identities.
-        seed: Of the draws.
-        out: Where the scores of single pairs go, into `a` and `b`; all-pairs sets have too many.
+        wanted: Draws, seed, switches.
+        out: Where the scores of single pairs go, into `a` and `b`, of sets with ten folds.
 
     Returns:
         One comparison per metric, and notes to show.
@@ -45,26 +46,27 @@ def compare_models(
     """
     for backbone in (a, b):
         item.check(backbone)
-    pairs = item.pairs()
-    vectors_a, labels = item.embed(a, device)
-    vectors_b, _ = item.embed(b, device)
-    if pairs is None:
-        found = compare_all_pairs(vectors_a, vectors_b, labels, draws=draws, seed=seed)
-        return found, (f"{item.name}: {draws} draws of {found[0].identities} identities",)
-    one, other = item.scores(vectors_a, pairs), item.scores(vectors_b, pairs)
-    for folder, kept in () if out is None else ((out / "a", one), (out / "b", other)):
-        folder.mkdir(parents=True, exist_ok=True)
-        scores.write([kept], folder)
-    found = scores.compare_scores(one, other, draws=draws, seed=seed)
-    who = (
-        "identities, known by name"
-        if one.named
-        else (
-            "groups of images: no names are known, so images that same-pairs join, or that are "
-            "identical, count as one identity"
+    flip = wanted.switches.flip
+    if item.distractors is not None:
+        images_a, images_b = (item.among(x, device, flip=flip) for x in (a, b))
+        found, who = compare_among(item.name, images_a, images_b, wanted)
+        return found, (drawn(item.name, wanted.draws, found[0].identities, who),)
+    (vectors_a, labels), (vectors_b, _) = (item.embed(x, device, flip=flip) for x in (a, b))
+    if (templates := item.templates()) is not None:
+        found, who = compare_templates(vectors_a, vectors_b, templates, wanted)
+    elif (pairs := item.pairs()) is not None:
+        one, other = item.scores(vectors_a, pairs), item.scores(vectors_b, pairs)
+        for folder, kept in () if out is None else ((out / "a", one), (out / "b", other)):
+            folder.mkdir(parents=True, exist_ok=True)
+            scores.write([kept], folder)
+        found = scores.compare_scores(one, other, draws=wanted.draws, seed=wanted.seed)
+        who = BY_NAME if one.named else BY_PAIRS
+    else:
+        found = compare_all_pairs(
+            vectors_a, vectors_b, labels, draws=wanted.draws, seed=wanted.seed
         )
-    )
-    return found, (f"{item.name}: {draws} draws of {found[0].identities} {who}",)
+        who = BY_NAME
+    return found, (drawn(item.name, wanted.draws, found[0].identities, who),)
 
 
 def table(found: Sequence[Comparison]) -> Table:

@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from facerec.evaluation import roc
 from facerec.evaluation.metrics import FARS, tar_at_far
+from facerec.evaluation.roc import Rule
 from facerec.evaluation.uncertain_folds import resample_verification
-from facerec.evaluation.uncertain_tars import resample_all_pairs
+from facerec.evaluation.uncertain_tars import resample_all_pairs, resample_pair_list
 from facerec.evaluation.uncertainty import DRAWS, Interval, Resampled
 
 BETTER, WORSE, NEITHER = "better", "worse", "not distinguishable"
@@ -120,6 +122,66 @@ def compare_all_pairs(
     return _compared(
         ("tar", *(f"tar@far={name}" for name in names)), replace(found, values=np.array(values))
     )
+
+
+def compare_pair_list(
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    same: ArrayLike,
+    identities: ArrayLike,
+    *,
+    rule: Rule = "nearest",
+    false_accepts: int = 1,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[Comparison, ...]:
+    """Compares two models on the same long list of pairs, such as IJB's, by each `tar@far=...`.
+
+    Args:
+        scores_a: (P,), cosines of the pairs by model A.
+        scores_b: (P,), by model B, the pairs in the same order.
+        same: (P,) bool.
+        identities: (P, 2), numbers of the identities at both ends.
+        rule: Where a TAR is read off, see `roc.tar_at_far`.
+        false_accepts: As there.
+        draws: How many draws of the identities.
+        seed: Of the draws.
+
+    Returns:
+        One comparison per FAR that has an interval.
+
+    Raises:
+        ValueError: Shapes that do not fit each other, or fewer than one draw.
+    """
+    both = [np.asarray(scores_a), np.asarray(scores_b)]
+    exact = [roc.tar_at_far(one, same, roc.FARS, rule, false_accepts).tars for one in both]
+    names, found = resample_pair_list(
+        np.stack(both), same, identities, fars=roc.FARS, draws=draws, seed=seed
+    )
+    values = [math.nan if n == "tar" else tars[n] for tars in exact for n in ("tar", *names)]
+    compared = _compared(
+        ("tar", *(f"tar@far={name}" for name in names)), replace(found, values=np.array(values))
+    )
+    return compared[1:]
+
+
+def compare_figures(names: Sequence[str], a: Resampled, b: Resampled) -> tuple[Comparison, ...]:
+    """Compares two models by figures that were resampled apart, under the same draws.
+
+    Args:
+        names: Of the figures.
+        a: Model A's, without noise of pairs, as `uncertain_ranks` makes them.
+        b: Model B's, with the same seed and identities.
+    """
+    joined = Resampled(
+        values=np.concatenate([a.values, b.values]),
+        draws=np.hstack([a.draws, b.draws]),
+        parts=np.hstack([a.parts, b.parts]),
+        noise=np.zeros((2 * len(names), 2 * len(names))),
+        members=np.concatenate([a.members, b.members]),
+        surplus=0,
+    )
+    return _compared(names, joined)
 
 
 def verdict(difference: Interval) -> str:

@@ -158,7 +158,7 @@ def count_pairs(
     fars = np.concatenate([curve.fars for curve in curves])
     gram, squares = np.zeros((len(fars), len(fars))), 0.0
     for block in blocks():
-        keys, accepted = [], []
+        keys, levels = [], []
         for number, curve in enumerate(curves):
             bins = _bins(block.scores[number])
             near = np.flatnonzero(bins >= curve.levels[-1])
@@ -171,14 +171,14 @@ def count_pairs(
             curve.count(curve.false, other, level)
             curve.keep(one, other, level)
             keys.append(one * identities + other)
-            flags = np.zeros((len(level), len(fars)))
-            flags[:, number * width : (number + 1) * width] = level[:, None] <= curve.at
-            accepted.append(flags)
+            levels.append(level)
         known, place = np.unique(np.concatenate(keys), return_inverse=True)
-        counts = np.zeros((len(known), len(fars)))
-        np.add.at(counts, place.ravel(), np.concatenate(accepted))
         pairs = sizes.between(known // identities, known % identities)
-        beyond = counts - pairs[:, None] * fars
+        beyond = -pairs[:, None] * fars
+        places = np.split(place.ravel(), np.cumsum([len(level) for level in levels[:-1]]))
+        for number, (curve, level, mine) in enumerate(zip(curves, levels, places, strict=True)):
+            for column, at in enumerate(curve.at, number * width):
+                beyond[:, column] += np.bincount(mine[level <= at], minlength=len(known))
         gram += beyond.T @ beyond
         squares += float(np.square(pairs).sum())
     for curve in curves:

@@ -1,7 +1,9 @@
-"""Evaluation sets, each scored by the protocol that fits it.
+"""Evaluation sets, each scored by the protocols that fit it, from one pass over its images.
 
-A set with pairs is verified in ten folds, as LFW is. Any other is scored over all pairs of its
-images: for `val`, on which settings are chosen, and `confirm`, on which the verdict is given.
+A set with pairs is verified in ten folds, as LFW is; one with templates by pairs of them and by
+search in its galleries, as IJB-B and IJB-C are; one with distractors as MegaFace is. Any other is
+scored over all pairs of its images: for `val`, on which settings are chosen, and `confirm`, on
+which the verdict is given.
 """
 
 from __future__ import annotations
@@ -19,18 +21,18 @@ from numpy.typing import NDArray
 
 from facerec.backbones import check_image_size
 from facerec.backbones.base import Backbone
-from facerec.data.shards import DataError, Pairs, Shards, Split
+from facerec.data.shards import DataError, Pairs, Shards, Split, TemplateSet
 from facerec.evaluation.embed import embed
-from facerec.evaluation.figures import (
-    Evaluation,
-    all_pairs,
-    pair_scores,
-    squared_distances,
-    verify,
-)
+from facerec.evaluation.figures.all_pairs import all_pairs
+from facerec.evaluation.figures.distractors import Among, distractor_figures
+from facerec.evaluation.figures.measure import Evaluation, Wanted
+from facerec.evaluation.figures.template_sets import template_figures
+from facerec.evaluation.figures.ten_folds import pair_scores, squared_distances, verify
 from facerec.evaluation.scores import Scores
 from facerec.evaluation.uncertainty import identities_from_pairs
 
+NUMBERS = Wanted()
+DISTRACTORS = "distractors"  # name of the split that holds them
 IMAGES_PER_IDENTITY = 8  # of all-pairs sets: the first in the order of their keys
 
 
@@ -53,11 +55,9 @@ class EvaluationSet:
         backbone: Backbone,
         device: torch.device | str = "cpu",
         batch_size: int = 128,
-        *,
-        draws: int = 0,
-        seed: int = 0,
+        wanted: Wanted = NUMBERS,
     ) -> Evaluation:
-        """Embeds the set and scores it by the protocol that fits it.
+        """Embeds the set once and scores it by each protocol that fits it.
 
         Embeddings that are not finite, or all alike, give NaN and a note.
 
@@ -65,28 +65,56 @@ class EvaluationSet:
             backbone: On `device` already; its mode is left as it was.
             device: Where to run.
             batch_size: Images per pass, at most.
-            draws: Of the identities, for intervals; without any, as in training, there are none.
-            seed: Of the draws.
+            wanted: Intervals, switches and curves; numbers alone when left out, as in training.
 
         Raises:
             DataError: Images that cannot be read, or that the backbone does not take.
         """
         self.check(backbone)
-        pairs = self.pairs()
-        vectors, labels = self.embed(backbone, device, batch_size)
-        if pairs is None:
-            return all_pairs(self.name, vectors, labels, draws, seed)
-        people = self._people(pairs) if draws else None
-        return verify(self.name, vectors, pairs, self._groups(), people, draws, seed)
+        flip = wanted.switches.flip
+        if self.distractors is not None:
+            images = self.among(backbone, device, batch_size, flip=flip)
+            return distractor_figures(self.name, images, wanted)
+        vectors, labels = self.embed(backbone, device, batch_size, flip=flip)
+        if (templates := self.templates()) is not None:
+            return template_figures(self.name, vectors, templates, wanted)
+        if (pairs := self.pairs()) is not None:
+            people = self._people(pairs) if wanted.draws else None
+            return verify(self.name, vectors, pairs, self._groups(), people, wanted)
+        return all_pairs(self.name, vectors, labels, IMAGES_PER_IDENTITY, wanted)
 
     def embed(
-        self, backbone: Backbone, device: torch.device | str = "cpu", batch_size: int = 128
+        self,
+        backbone: Backbone,
+        device: torch.device | str = "cpu",
+        batch_size: int = 128,
+        flip: bool = True,
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Embeddings (N, D) and labels (N,) of the images that the protocol scores."""
         split = self.shards.split(self.split)
-        rows = None if self.pairs() is not None else _first_images(split)
-        found = embed(backbone, split, rows=rows, batch_size=batch_size, device=device)
+        rows = _first_images(split) if self.over_all_pairs else None
+        found = embed(backbone, split, rows=rows, batch_size=batch_size, device=device, flip=flip)
         return found.vectors, found.labels
+
+    def among(
+        self,
+        backbone: Backbone,
+        device: torch.device | str = "cpu",
+        batch_size: int = 128,
+        flip: bool = True,
+    ) -> Among:
+        """Embeddings of probes and distractors.
+
+        Raises:
+            DataError: The set has no distractors, or images cannot be read.
+        """
+        splits = self.shards.split(), self.shards.split(DISTRACTORS)
+        probes, others = (
+            embed(backbone, split, batch_size=batch_size, device=device, flip=flip)
+            for split in splits
+        )
+        noisy = [split.columns(["noisy"])["noisy"] for split in splits]
+        return Among(probes, noisy[0], others, noisy[1])
 
     def check(self, backbone: Backbone) -> None:
         """Refuses a set whose images `backbone` does not take, before anything is computed.
@@ -103,6 +131,21 @@ class EvaluationSet:
     def pairs(self) -> Pairs | None:
         """The pairs that are scored; None where all pairs of the images are."""
         return self.shards.pairs() if self.split == "train" else None
+
+    def templates(self) -> TemplateSet | None:
+        """Templates and their pairs, gallery and probes; None for any other set."""
+        return self.shards.templates() if self.split == "train" else None
+
+    @property
+    def distractors(self) -> Split | None:
+        """Images of nobody among the probes, which the `train` split then holds; None without."""
+        inside = self.split == "train" and DISTRACTORS in self.shards.index["splits"]
+        return self.shards.split(DISTRACTORS) if inside else None
+
+    @property
+    def over_all_pairs(self) -> bool:
+        """Whether every pair of the images counts, there being no list of pairs or distractors."""
+        return (self.pairs(), self.templates(), self.distractors) == (None, None, None)
 
     def scores(self, vectors: NDArray[np.float32], pairs: Pairs) -> Scores:
         """Scores of the pairs, with who is drawn for intervals."""

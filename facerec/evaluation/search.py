@@ -99,7 +99,7 @@ class Best:
 
 
 class Highest:
-    """The highest of many scores.
+    """The highest of many scores, and the rows that they stand in.
 
     Args:
         keep: How many; memory is twice that, and a tile.
@@ -107,24 +107,39 @@ class Highest:
 
     def __init__(self, keep: int) -> None:
         self._keep, self._floor = keep, -math.inf
-        self._pool: list[NDArray[Any]] = []
+        self._pool: list[tuple[NDArray[Any], Ints]] = []
         self._pooled = 0
 
-    def add(self, tile: NDArray[Any]) -> None:
-        """Takes scores of any shape; -inf and NaN do not count."""
-        self._pool.append(tile[tile > self._floor])
-        self._pooled += len(self._pool[-1])
+    def add(self, first: int, tile: NDArray[Any]) -> None:
+        """Takes the scores of some rows; -inf and NaN do not count.
+
+        Args:
+            first: The number of the first of them.
+            tile: (rows, n).
+        """
+        mask = tile > self._floor
+        if np.count_nonzero(mask) > 2 * self._keep:  # without a floor: row numbers of few, not all
+            self._floor = float(np.partition(tile[mask], -self._keep)[-self._keep])
+            mask = tile >= self._floor
+        places = np.flatnonzero(mask)
+        self._pool.append((tile.ravel()[places], first + places // max(tile.shape[1], 1)))
+        self._pooled += len(places)
         if self._pooled > 2 * self._keep:
-            self._pool = [_highest(np.concatenate(self._pool), self._keep)]
-            self._pooled, self._floor = self._keep, float(self._pool[0].min())
+            self._pool = [self._highest()]
+            self._pooled, self._floor = self._keep, float(self._pool[0][0].min())
 
-    def descending(self) -> NDArray[Any]:
-        """Those that were found: `keep` of them, or all where there were fewer."""
-        pool = np.concatenate(self._pool) if self._pool else np.empty(0)
-        ordered: NDArray[Any] = np.sort(_highest(pool, self._keep))[::-1]
-        return ordered
+    def descending(self) -> tuple[NDArray[Any], Ints]:
+        """Scores, and their rows: `keep` of them, or all where there were fewer."""
+        scores, rows = self._highest()
+        order = np.lexsort((rows, -scores))
+        return scores[order], rows[order]
 
-
-def _highest(scores: NDArray[Any], keep: int) -> NDArray[Any]:
-    """The `keep` highest, in no order."""
-    return np.partition(scores, len(scores) - keep)[-keep:] if len(scores) > keep else scores
+    def _highest(self) -> tuple[NDArray[Any], Ints]:
+        """The `keep` highest of the pool, in no order."""
+        if not self._pool:
+            return np.empty(0), np.empty(0, np.int64)
+        scores, rows = (np.concatenate(part) for part in zip(*self._pool, strict=True))
+        if len(scores) > self._keep:
+            kept = np.argpartition(scores, -self._keep)[-self._keep :]
+            scores, rows = scores[kept], rows[kept]
+        return scores, rows

@@ -11,7 +11,7 @@ import pyarrow.csv
 
 from facerec.data.writer import write_bytes, write_table
 from facerec.evaluation import scores
-from facerec.evaluation.figures import Evaluation
+from facerec.evaluation.figures.measure import Evaluation
 
 SCHEMA = pa.schema(
     [
@@ -43,10 +43,11 @@ def write(evaluations: Sequence[Evaluation], folder: Path) -> None:
             "threshold": one.threshold,
             "fold": one.fold,
             "group": one.group,
-            "protocol": evaluation.protocol,
+            "protocol": part.protocol,
         }
         for evaluation in evaluations
-        for one in evaluation.measures
+        for part in evaluation.parts
+        for one in part.measures
     ]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     write_table(folder / "evaluation.parquet", SCHEMA, [table])

@@ -2,28 +2,30 @@
 
 The order of operations is that of insightface's IJB evaluation. Every choice that changes its
 numbers is a field of `Switches`, to be stored beside them. From the scores of pairs `roc` makes the
-numbers, and from the features `identification` those of 1:N. Pure NumPy; embeddings that are not
-finite give features and scores that are not, and there the reason.
+numbers, and from the features `identification` those of 1:N. Embeddings that are not finite give
+features and scores that are not, and there the reason.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from facerec.evaluation.roc import Rule
+from facerec.evaluation.search import floating
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _TILE = 2**23  # scores held at once: 64 MB in double precision
 _BAND = 512  # rows of a table, at most: those of a square one need not be whole
-_GATHER = 8192  # pairs multiplied at once where their table would be nearly empty
-_SPARSE = 1 / 48  # share of a table above which computing all of it is the faster way
+_SPARSE = 1 / 5  # share of a table above which computing all of it is the faster way
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,8 @@ def pair_scores(features: ArrayLike, first: ArrayLike, second: ArrayLike) -> NDA
 
     Where pairs are dense, as in IJB-C (one in four of those between the templates that occur first
     and those that occur second), whole tables of scores are multiplied and the pairs looked up;
-    where they are sparse, the rows are gathered. Both equal the sum of products to within rounding.
+    where they are sparse, PyTorch multiplies the pairs alone, 512 rows of one side at a time, which
+    stay in the processor's cache. Both equal the sum of products to within rounding.
 
     Memory: a copy of the features, some 32 bytes per pair, and tiles of 64 MB.
 
@@ -165,12 +168,12 @@ def pair_scores(features: ArrayLike, first: ArrayLike, second: ArrayLike) -> NDA
         second: (N,) row numbers.
 
     Returns:
-        (N,), in the features' precision.
+        (N,), in single precision where the features are, otherwise in double.
 
     Raises:
         ValueError: Shapes that do not fit each other, or row numbers out of range.
     """
-    vectors, one, two = np.asarray(features), np.asarray(first), np.asarray(second)
+    vectors, one, two = floating(features), np.asarray(first), np.asarray(second)
     if vectors.ndim != 2 or one.ndim != 1 or one.shape != two.shape:
         raise ValueError(
             f"features {vectors.shape}, first {one.shape} and second {two.shape}: (T, D), (N,) "
@@ -207,10 +210,34 @@ def pair_scores(features: ArrayLike, first: ArrayLike, second: ArrayLike) -> NDA
             np.matmul(some, others.T, out=table)
             scores[pairs] = table.ravel()[lines * len(others) + places - low]
             continue
-        for first_pair in range(0, len(pairs), _GATHER):
-            few = slice(first_pair, first_pair + _GATHER)
-            scores[pairs[few]] = np.einsum("ij,ij->i", some[lines[few]], right[places[few]])
+        short = (places - low).astype(np.min_scalar_type(len(others)))  # two bytes sort by radix
+        turn = np.argsort(short, kind="stable")
+        scores[pairs[turn]] = _sampled(others, some, places[turn] - low, lines[turn])
     return scores
+
+
+def _sampled(left: NDArray[Any], right: NDArray[Any], rows: Ints, columns: Ints) -> NDArray[Any]:
+    """Dot products of some pairs of rows of two matrices: of a table, those cells alone.
+
+    Args:
+        left: (L, D).
+        right: (R, D), of the same precision.
+        rows: (n,) row numbers of `left`, ascending.
+        columns: (n,) row numbers of `right`.
+    """
+    ends = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(left)))])
+    one, two = torch.from_numpy(left), torch.from_numpy(right)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR")  # that its interface may change
+        cells = torch.sparse_csr_tensor(
+            torch.from_numpy(ends),
+            torch.from_numpy(columns),
+            one.new_zeros(len(columns)),
+            size=(len(left), len(right)),
+            check_invariants=False,  # a pair may occur twice, and columns come in any order
+        )
+    found: NDArray[Any] = torch.sparse.sampled_addmm(cells, one, two.T, beta=0.0).values().numpy()
+    return found
 
 
 def _lengths(squares: NDArray[Any]) -> NDArray[Any]:

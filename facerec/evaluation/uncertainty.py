@@ -12,8 +12,9 @@ So the surplus, twice the summed squares of what each pair of identities contrib
 the draws' variance again: to first order this leaves the dyadic-robust variance (P. Aronow,
 C. Samii, V. Assenova, Cluster-robust variance estimation for dyadic data, Political Analysis 23,
 2015). The interval then is Student's t, on the logit scale for a fraction, whose errors are rare
-and skewed; on the plain scale for a difference. A fraction without any error has the exact binomial
-bound, with identities for observations.
+and skewed; on the plain scale for a difference. Where fewer than five identities decide, there is
+no t to speak of: then it is the exact binomial interval of as many observations as would have this
+variance (E. Korn, B. Graubard, Survey Methodology 24, 1998); without any error, of all identities.
 
 A `Resampled` holds several figures under the same draws, so that differences of two models, or of
 two groups of people, keep what both have in common.
@@ -37,6 +38,7 @@ DRAWS = 1000
 
 BLOCK = 128  # draws at once
 _OUTSIDE = (1 - CONFIDENCE) / 2  # on either side of an interval
+_FEW = 5  # identities that decide
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,14 @@ class Resampled:
             bound = _OUTSIDE ** (1 / members)
             low, high = (bound, 1.0) if value else (0.0, 1 - bound)
             return Interval(value, low, high, members)
-        half = (
-            float(stats.t.isf(_OUTSIDE, self._freedom(mix, members)))
-            * error
-            / (value * (1 - value))
-        )
+        freedom = self._freedom(mix, members)
+        if freedom + 1 < _FEW:
+            like = min(value * (1 - value) / max(error**2, 1e-300), members)  # so many observations
+            right, wrong = value * like, (1 - value) * like
+            low = float(stats.beta.ppf(_OUTSIDE, right, wrong + 1))
+            high = float(stats.beta.isf(_OUTSIDE, right + 1, wrong))
+            return Interval(value, low, high, members)
+        half = float(stats.t.isf(_OUTSIDE, freedom)) * error / (value * (1 - value))
         low, high = special.expit(special.logit(value) + np.array([-half, half]))
         return Interval(value, float(low), float(high), members)
 

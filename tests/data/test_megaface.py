@@ -35,7 +35,7 @@ def test_noisy_images_are_taken_out() -> None:
     generator = np.random.default_rng(0)
     features = generator.standard_normal((4, 8)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    probes = clean_probes(NAMES, features, {"2.jpg"})
+    probes = clean_probes(NAMES, features, [False, True, False, False])
     assert probes.shape == (4, 9)
     assert np.array_equal(probes[[0, 2, 3], :8], features[[0, 2, 3]])
     assert not probes[:, 8].any()
@@ -43,11 +43,13 @@ def test_noisy_images_are_taken_out() -> None:
     apart = probes[1, :8] * np.linalg.norm(center) - center
     assert 0 < np.abs(apart).max() < 0.003
     assert np.linalg.norm(probes[1]) == pytest.approx(1, rel=1e-6)
-    distractors = clean_distractors(["a/b/1", "a/c/1"], features[:2], {"a/c/1", "x"})
+    distractors = clean_distractors(features[:2], [False, True])
     assert np.array_equal(distractors[:, :8], features[:2])
     assert distractors[:, 8].tolist() == [0.0, 100.0]
     with pytest.raises(ValueError, match="all images of Bea are noisy"):
-        clean_probes(NAMES, features, {"1b.jpg"})
+        clean_probes(NAMES, features, [False, False, True, False])
+    with pytest.raises(ValueError, match=r"noisy \(3,\) for 4 images"):
+        clean_probes(NAMES, features, [True] * 3)
 
 
 def test_names_stay_in_the_folder(tmp_path: Path) -> None:

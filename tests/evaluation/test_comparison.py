@@ -20,6 +20,7 @@ from facerec.data.shards import DataError, Shards
 from facerec.data.writer import describe, write_json, write_table
 from facerec.evaluation import compare_runs, scores, table
 from facerec.evaluation.comparison import compare, compare_all_pairs
+from facerec.evaluation.figures.measure import Wanted
 from facerec.evaluation.metrics import tar_at_far, verification_from_distances
 from facerec.evaluation.protocols import EvaluationSet
 from facerec.evaluation.scores import Scores
@@ -198,7 +199,7 @@ def grouped(toy_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_intervals_are_there_when_asked_for(grouped: Path, tmp_path: Path) -> None:
     item = EvaluationSet("faces", Shards(grouped))
-    plain, found = item.measure(Colours()), item.measure(Colours(), draws=60)
+    plain, found = item.measure(Colours()), item.measure(Colours(), wanted=Wanted(draws=60))
     assert plain.metrics == found.metrics
     assert all(one.low is None for one in plain.measures)
     assert plain.scores is None
@@ -208,7 +209,8 @@ def test_intervals_are_there_when_asked_for(grouped: Path, tmp_path: Path) -> No
         ("accuracy_std", None),
         ("val@far=1e-3", None),
         *((metric, g) for g in ("east", "west") for metric in ("accuracy", "val@far=1e-3")),
-        ("accuracy_gap", list(rows)[-1][1]),
+        ("accuracy_gap", list(rows)[-2][1]),
+        ("val_gap@far=1e-3", list(rows)[-1][1]),
     ]
     for metric, group in rows:
         if metric == "accuracy":
@@ -216,9 +218,11 @@ def test_intervals_are_there_when_asked_for(grouped: Path, tmp_path: Path) -> No
             assert one.low is not None
             assert one.high is not None
             assert 0 < one.low < one.value <= one.high <= 1
-    gap = rows[list(rows)[-1]]
-    best, worst = str(gap.group).split(" - ")
-    assert gap.value == rows["accuracy", best].value - rows["accuracy", worst].value >= 0
+    for metric, place in (("accuracy", -2), ("val@far=1e-3", -1)):
+        gap = rows[list(rows)[place]]
+        best, worst = str(gap.group).split(" - ")
+        assert best != worst
+        assert gap.value == rows[metric, best].value - rows[metric, worst].value >= 0
     assert "groups of images: no names are known" in found.notes[1]
     assert "60 draws of 120 groups" in found.notes[1]  # each image is its own: 40 same-pairs
     table.write([found], tmp_path)
@@ -234,7 +238,7 @@ def test_intervals_are_there_when_asked_for(grouped: Path, tmp_path: Path) -> No
 
 def test_all_pairs_have_intervals_too(tmp_path: Path) -> None:
     shards = Shards(write_toy_shards(tmp_path / "toy", identities=2, images=10, val=30))
-    found = EvaluationSet("val", shards, "val").measure(Colours(), draws=60)
+    found = EvaluationSet("val", shards, "val").measure(Colours(), wanted=Wanted(draws=60))
     for one in found.measures:
         assert one.low is not None
         assert one.high is not None
@@ -245,7 +249,9 @@ def test_all_pairs_have_intervals_too(tmp_path: Path) -> None:
 
 def test_two_backbones_on_one_set(toy_pairs: Path, toy_shards: Path, tmp_path: Path) -> None:
     item = EvaluationSet("faces", Shards(toy_pairs))
-    found, notes = compare_runs.compare_models(item, Colours(2), Colours(1), draws=60, out=tmp_path)
+    found, notes = compare_runs.compare_models(
+        item, Colours(2), Colours(1), wanted=Wanted(draws=60), out=tmp_path
+    )
     assert found[0].a == item.measure(Colours(2)).metrics["faces.accuracy"]
     assert found[0].b == item.measure(Colours(1)).metrics["faces.accuracy"]
     assert "60 draws of 120 groups of images" in notes[0]
@@ -263,6 +269,8 @@ def test_two_backbones_on_one_set(toy_pairs: Path, toy_shards: Path, tmp_path: P
         "l", "one", "two", alike
     )
     val = EvaluationSet("val", Shards(toy_shards), "val")
-    every, notes = compare_runs.compare_models(val, Colours(2), Colours(1), draws=20)
+    every, notes = compare_runs.compare_models(val, Colours(2), Colours(1), wanted=Wanted(draws=20))
     assert every[0].metric == "tar"
-    assert notes == (f"val: 20 draws of {every[0].identities} identities",)
+    assert notes == (
+        f"val: 95 % intervals from 20 draws of {every[0].identities} identities, known by name",
+    )

@@ -1,4 +1,4 @@
-"""Search, 1:N and distractors, against lists that are sorted as a whole."""
+"""Search and 1:N, against lists that are sorted as a whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from facerec.evaluation import identification
-from facerec.evaluation.identification import cmc, identify, identify_among
+from facerec.evaluation.identification import cmc, identify
 from facerec.evaluation.search import Best, Highest, search
 
 Array = NDArray[Any]
@@ -58,6 +58,20 @@ def draw(seed: int, probes: int, gallery: int, ties: bool) -> tuple[Array, Ints,
     return found, subjects[whose], features, subjects
 
 
+def wrong_table(probes: Array, whose: Ints, gallery: Array, known: Ints) -> Array:
+    return np.where(whose[:, None] == known, -math.inf, probes @ gallery.T)
+
+
+def check_wrong(scores: Array, owners: Ints, table: Array) -> None:
+    """The highest 1000 of all, each of the probe that it is said to be of, once."""
+    everything = sorted(table[table > -math.inf].tolist(), reverse=True)
+    np.testing.assert_allclose(scores, everything[:1000], rtol=0, atol=1e-12)
+    for probe, row in enumerate(table):
+        mine, last = scores[owners == probe], scores[-1]
+        np.testing.assert_allclose(mine, np.sort(row)[::-1][: len(mine)], rtol=0, atol=1e-12)
+        assert (row > last + 1e-12).sum() <= len(mine) <= (row >= last - 1e-12).sum()
+
+
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize(("probes", "gallery"), [(300, 40), (57, 120), (1, 30), (30, 4)])
 def test_one_to_many_as_defined(
@@ -70,11 +84,13 @@ def test_one_to_many_as_defined(
     assert dict(found.ranks) == ranks
     assert dict(found.tpirs) == tpirs
     assert found.mate_ranks.shape == found.mate_scores.shape == (probes,)
+    check_wrong(found.wrong_scores, found.wrong_probes, wrong_table(*given))
     curve = cmc(found.mate_ranks, 10)
     assert [curve[rank - 1] for rank in (1, 5, 10)] == list(ranks.values())
     monkeypatch.setattr(identification, "BLOCK", 8)  # rows in parts of one or two
     again = identify(*given)
     assert (dict(again.ranks), dict(again.tpirs)) == (ranks, tpirs)
+    check_wrong(again.wrong_scores, again.wrong_probes, wrong_table(*given))
 
 
 def test_a_mate_need_not_be_first_to_be_above_the_threshold() -> None:
@@ -173,99 +189,27 @@ def test_search_never_finds_what_is_not_finite() -> None:
 def test_the_highest_of_many_tiles() -> None:
     generator = np.random.default_rng(2)
     tiles = [generator.standard_normal((9, 11)) for _ in range(12)]
-    highest, everything = Highest(40), np.sort(np.concatenate(tiles).ravel())[::-1]
-    for tile in tiles:
-        highest.add(tile)
-    np.testing.assert_array_equal(highest.descending(), everything[:40])
+    table = np.concatenate(tiles)
+    order = np.argsort(-table.ravel())[:40]
+    for keep in (40, 90):  # the first tile alone is more than twice the one, less than the other
+        highest = Highest(keep)
+        for number, tile in enumerate(tiles):
+            highest.add(9 * number, tile)
+        scores, rows = highest.descending()
+        np.testing.assert_array_equal(scores[:40], table.ravel()[order])
+        np.testing.assert_array_equal(rows[:40], order // 11)
+        assert len(scores) == len(rows) == keep
     few = Highest(40)
-    few.add(np.array([1.0, -math.inf, 3.0, math.nan]))
-    assert few.descending().tolist() == [3.0, 1.0]
-    assert len(Highest(3).descending()) == 0
+    few.add(7, np.array([[1.0, -math.inf], [3.0, math.nan]]))
+    assert [part.tolist() for part in few.descending()] == [[3.0, 1.0], [8, 7]]
+    assert [part.tolist() for part in Highest(3).descending()] == [[], []]
     best = Best(2, 3, np.dtype(np.float64))
     best.add(0, np.array([[1.0, 2.0], [5.0, 4.0]]))
     best.add(2, np.array([[3.0, 2.0], [4.0, 0.0]]))
     assert best.rows.tolist() == [[2, 1, 3], [0, 1, 2]]
 
 
-def slow_among(
-    probes: Array, identities: Ints, distractors: Array, per: int
-) -> tuple[list[int], float, float]:
-    """Ranks of all pairs, TAR and its threshold."""
-    unit, others = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (probes, distractors))
-    wrong = unit @ others.T
-    ranks, genuine = [], []
-    for i in range(len(unit)):
-        for j in range(len(unit)):
-            if i != j and identities[i] == identities[j]:
-                score = float(unit[i] @ unit[j])
-                genuine.append(score)
-                ranks.append(1 + sum(other >= score for other in wrong[i].tolist()))
-    ordered = sorted(wrong.ravel().tolist(), reverse=True)
-    threshold = ordered[len(ordered) // per]
-    return ranks, sum(score > threshold for score in genuine) / len(genuine), threshold
-
-
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("block", [16, 4096])
-def test_among_distractors_as_defined(block: int, ties: bool) -> None:
-    generator = np.random.default_rng(5)
-    identities = generator.integers(0, 12, 60) * 5
-    own = generator.standard_normal((60, 10))
-    probes = own[identities] + generator.standard_normal((60, 10))
-    distractors = generator.standard_normal((700, 10)) * generator.uniform(1, 9, (700, 1))
-    if ties:
-        probes, distractors = (CORNERS[generator.integers(0, 16, n)] for n in (60, 700))
-    ranks, tar, threshold = slow_among(probes, identities, distractors, 100)
-    found = identify_among(
-        probes, identities, distractors, (1, 10, 50), {"1e-2": 100, "1e-6": 10**6}, block=block
-    )
-    assert found.pair_ranks.tolist() == [min(rank, 51) for rank in ranks]
-    for rank in (1, 10, 50):
-        assert found.ranks[rank] == pytest.approx(np.mean(np.array(ranks) <= rank), rel=1e-12)
-    assert found.tars["1e-2"] == tar
-    assert found.thresholds["1e-2"] == pytest.approx(threshold, rel=1e-12)
-    assert math.isnan(found.tars["1e-6"])
-    assert found.reason == "42000 impostor pairs; FAR 1e-6 needs 100000000"
-    assert found.distractors == 700
-
-
-def test_distractors_are_read_from_a_file_in_blocks(tmp_path: Any) -> None:
-    generator = np.random.default_rng(6)
-    probes = generator.standard_normal((20, 6)).astype(np.float32)
-    distractors = generator.standard_normal((500, 6)).astype(np.float32)
-    np.save(tmp_path / "distractors.npy", distractors)
-    mapped = np.load(tmp_path / "distractors.npy", mmap_mode="r")
-    identities = np.arange(20) // 2
-    found = identify_among(probes, identities, mapped, block=64)
-    assert dict(found.ranks) == dict(identify_among(probes, identities, distractors).ranks)
-
-
-@pytest.mark.parametrize(
-    ("probes", "identities", "distractors", "reason"),
-    [
-        (np.full((4, 3), math.nan), [0, 0, 1, 1], np.eye(3), "embeddings are not finite"),
-        (np.ones((4, 3)), [0, 0, 1, 1], np.eye(3), "collapsed"),
-        (np.eye(4, 3), [0, 1, 2, 3], np.eye(3), "no identity has two images"),
-        (np.eye(4, 3), [0, 0, 1, 1], np.empty((0, 3)), "no distractors"),
-        (np.eye(4, 3), [0, 0, 1, 1], np.full((5, 3), math.inf), "distractors 0 to 4: not all"),
-        (np.empty((0, 3)), [], np.eye(3), "no identity has two images"),
-    ],
-)
-def test_among_distractors_without_a_number(
-    probes: Array, identities: list[int], distractors: Array, reason: str
-) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = identify_among(probes, identities, distractors)
-    assert reason in found.reason
-    assert all(math.isnan(n) for n in (*found.ranks.values(), *found.tars.values()))
-
-
 def test_shapes_must_fit() -> None:
-    with pytest.raises(ValueError, match=r"probes \(4, 3\) and identities \(3,\)"):
-        identify_among(np.ones((4, 3)), np.ones(3), np.ones((4, 3)))
-    with pytest.raises(ValueError, match=r"distractors \(4, 2\) and probes \(4, 3\)"):
-        identify_among(np.ones((4, 3)), np.ones(4), np.ones((4, 2)))
     with pytest.raises(ValueError, match=r"gallery \(4, 3\) and subjects \(3,\)"):
         identify(np.ones((4, 3)), np.ones(4), np.ones((4, 3)), np.ones(3))
     with pytest.raises(ValueError, match="differ in size"):

@@ -51,7 +51,7 @@ def test_val_scores_the_first_eight_images_of_each_identity(many: Path) -> None:
     expected = metrics.tar_at_far(whole.vectors[chosen], whole.labels[chosen])
     assert found.metrics == {"val.tar": expected.tar, "val.tar@far=1e-2": expected.tars["1e-2"]}
     assert 0.05 < found.metrics["val.tar"] < 1
-    assert found.protocol == "all pairs"
+    assert found.parts[0].protocol.startswith("all pairs v1, flip=on, images per identity<=8")
     assert found.measures[1].threshold == expected.thresholds["1e-2"]
     assert found.notes == (
         "val: 240 images of 30 identities, 840 genuine and 27840 impostor pairs; "

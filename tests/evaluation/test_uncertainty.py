@@ -362,3 +362,19 @@ def test_a_gap_s_intervals_hold_the_truth() -> None:
         return found.difference(0, 2)
 
     assert 0.92 <= coverage(gap, 0.0, 400) <= 0.98
+
+
+def test_one_error_among_thirty_people_has_the_binomial_interval() -> None:
+    right = np.ones(30)
+    right[7] = 0.0
+    drawn = draw_weights(30, 2000, seed=3)
+    found = Resampled(
+        values=np.array([right.mean()]),
+        draws=(right @ drawn / 30)[:, None],
+        parts=((right - right.mean()) / 30)[:, None],
+        noise=np.zeros((1, 1)),
+        members=np.array([30]),
+        surplus=0,
+    ).interval(0)
+    # Clopper and Pearson's 95 % interval of 29 in 30.
+    assert (found.low, found.high) == pytest.approx((0.8278, 0.9992), abs=0.01)
