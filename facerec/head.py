@@ -287,7 +287,9 @@ class ClassificationHead(nn.Module):
                 with torch.no_grad():
                     self.regularizer.after(self, x, labels)
             self.step += 1
-        return HeadOutput(torch.stack(list(terms.values())).sum(), terms, self._stats(seen))
+        stats = self._stats(seen)
+        watched = self._watched(rows, seen.scale, stats)
+        return HeadOutput(torch.stack(list(terms.values())).sum(), terms, stats, watched)
 
     def _compare(
         self, x: Tensor, own: ClassColumns, centers: Tensor, *, live: bool, teaches: bool
@@ -356,6 +358,17 @@ class ClassificationHead(nn.Module):
                 if bias is not None and self.objective.bias_is_threshold:
                     stats["threshold"] = stats["bias"] / seen.scale.mean()
         return stats
+
+    def _watched(self, x: Tensor, scale: Tensor, stats: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            directions, number = unit(x), len(x)
+            together = directions.sum(dim=0, dtype=torch.float64).square().sum()
+            together = together - directions.square().sum(dtype=torch.float64)
+            watched = {"pair_cos": together / (number * (number - 1) or torch.nan)}
+            if "bias" in stats and self.margin.cosine:
+                limit = self.objective.bias_limit(scale.mean())
+                watched["bias_reach"] = stats["bias"].abs() / limit
+        return watched
 
 
 Head: TypeAlias = ClassificationHead | ConfidenceHead

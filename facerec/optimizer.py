@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from facerec.config import OptimizerConfig
 from facerec.head import Head
@@ -112,13 +112,18 @@ def rate_at(config: OptimizerConfig, step: int, total: int, epochs: float) -> fl
     )
 
 
-def clip_gradients(config: OptimizerConfig, backbone: nn.Module, head: Head) -> None:
-    """Scale the gradients down to `clip_norm`, one global norm over all workers' centers."""
+def clip_gradients(config: OptimizerConfig, backbone: nn.Module, head: Head) -> Tensor:
+    """Scale the gradients down to `clip_norm`, one global norm over all workers' centers.
+
+    Returns:
+        The norm before (0-d, double), the same on all workers; with `clip_norm` 0, where nothing is
+        scaled, that of the backbone's alone, for which no pass over the centers is needed.
+    """
     gradients = [p.grad for p in backbone.parameters() if p.grad is not None]
     square = torch.zeros((), dtype=torch.float64, device=head.centers.device)
     if gradients:  # none where only a confidence is trained
         square = torch.stack([g.norm().double() for g in gradients]).square().sum()
-    if config.clip_scope == "all":
+    if config.clip_norm and config.clip_scope == "all":
         for name, parameter in head.named_parameters():
             if parameter.grad is None:
                 continue
@@ -127,6 +132,9 @@ def clip_gradients(config: OptimizerConfig, backbone: nn.Module, head: Head) -> 
                 dist.all_reduce(part)
             square = square + part
             gradients.append(parameter.grad)
-    factor = (config.clip_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor.to(gradient.dtype))
+    norm = square.sqrt()
+    if config.clip_norm:
+        factor = (config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factor.to(gradient.dtype))
+    return norm

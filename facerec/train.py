@@ -6,7 +6,6 @@ trains with all workers, otherwise alone. What leaves it are reports and checkpo
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -27,26 +26,16 @@ from facerec.config import ConfigError, TrainConfig
 from facerec.data.augment import Augment, normalise
 from facerec.data.shards import DataError, Shards
 from facerec.data.stream import Batch, Stream
+from facerec.divergence import Diverged, StepWatch
 from facerec.evaluation import geometry, protocols
 from facerec.head import build_head
 from facerec.optimizer import clip_gradients, make_optimizer, rate_at
 from facerec.parallel import ClassShard
 from facerec.tree import in_section
 
+__all__ = ["Diverged", "Report", "log_report", "train"]
+
 Report = Callable[[Mapping[str, float], Path | None], None]
-
-CHECK_EVERY = 50  # steps between two looks at the loss on an accelerator: each look is a wait
-
-
-class Diverged(RuntimeError):
-    """The training broke down; `reason` is one of the typed reasons, `step` where it was seen."""
-
-    def __init__(self, reason: str, step: int) -> None:
-        super().__init__(f"{reason} at step {step}")
-        self.reason, self.step = reason, step
-
-    def __reduce__(self) -> tuple[type[Diverged], tuple[str, int]]:
-        return Diverged, (self.reason, self.step)
 
 
 def log_report(metrics: Mapping[str, float], folder: Path | None) -> None:
@@ -80,7 +69,7 @@ def train(
     Raises:
         ConfigError: For a value that does not fit the data, or a checkpoint of another config.
         DataError: For shards or images that cannot be used.
-        Diverged: Where the loss is no longer a finite number.
+        Diverged: Where it is past saving, see `facerec.divergence`; on all workers alike.
     """
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
     device = _device()
@@ -141,6 +130,7 @@ def train(
     steps_per_epoch = max(split.rows // config.data.batch_size, 1)
     epoch_images = steps_per_epoch * config.data.batch_size
     total_steps = max(round(config.epochs * steps_per_epoch), 1)
+    watch = StepWatch(head.shard, head.centers, run=None if table is None else run)
     metrics: dict[str, float] = table.last() if table is not None else {}
     folder = checkpoint.latest(run) if run is not None else None
     if progress.step >= total_steps and metrics:  # finished before, perhaps not yet reported
@@ -178,6 +168,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_mult"]
             optimizer.zero_grad(set_to_none=True)
+            values: dict[str, Tensor] = {}  # of this step
             for part, weight in _parts(batch, config.optimizer.accumulate):
                 images, labels = _move(part, config.data.augment, backbone.input_size, device)
                 with autocast:
@@ -187,30 +178,29 @@ def train(
                 shown = {"loss": output.loss}
                 shown |= {f"loss.{name}": term for name, term in output.terms.items()}
                 shown |= {f"train.{name}": value for name, value in output.stats.items()}
-                for name, value in shown.items():
-                    seen = value.detach().double() * (weight * config.data.batch_size)
-                    sums[name] = sums[name] + seen if name in sums else seen
-            if config.optimizer.clip_norm:
-                clip_gradients(config.optimizer, backbone, head)
+                for name, value in (shown | dict(output.watched)).items():
+                    seen = value.detach().double() * weight
+                    values[name] = values[name] + seen if name in values else seen
+            for name in shown:
+                seen = values[name] * config.data.batch_size
+                sums[name] = sums[name] + seen if name in sums else seen
+            values["gradient_norm"] = clip_gradients(config.optimizer, backbone, head)
             optimizer.step()
             backbone.after_step()
             progress.step += 1
             progress.images_seen += config.data.batch_size
-            if (device.type == "cpu" or progress.step % CHECK_EVERY == 0) and not torch.isfinite(
-                sums["loss"]
-            ):
-                raise Diverged("nan_loss", progress.step)
+            watch.note(progress.step, rate, values)
             # The last step of an epoch is saved below, when its row is written: never twice.
             if progress.step == total_steps or progress.images_seen == epoch_images:
                 break
             every = config.checkpoint.every
             if run is not None and every and progress.step % every == 0:
                 pause()
+                watch.check()
                 folder = checkpoint.save(run, progress, backbone, head, optimizer)
 
         pause()
-        if not math.isfinite(progress.sums["loss"]):
-            raise Diverged("nan_loss", progress.step)
+        watch.check()
         metrics = row = _row(progress, config, steps_per_epoch)
         done = progress.step == total_steps
         progress.epoch, progress.images_seen, progress.sums = progress.epoch + 1, 0, {}

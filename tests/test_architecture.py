@@ -19,7 +19,7 @@ FLOORS = [
     ["facerec.tree", "facerec.losses", "facerec.backbones"],
     ["facerec.config", "facerec.evaluation", "facerec.confidence", "facerec.mfr"],
     [
-        *("facerec.head", "facerec.presets", "facerec.history"),
+        *("facerec.head", "facerec.presets", "facerec.history", "facerec.divergence"),
         *("facerec.onnx_backbone", "facerec.threshold"),
     ],
     ["facerec.optimizer", "facerec.checkpoint"],
@@ -29,6 +29,13 @@ FLOORS = [
     ["facerec.commands"],
     ["facerec.cli", "data_prep"],
 ]
+NUMPY_ALONE = tuple(
+    f"facerec.evaluation.{name}"
+    for name in (
+        *("metrics", "roc", "identification", "distractors", "search", "curves"),
+        *("uncertain", "level_counts", "comparison"),
+    )
+)
 HEAVY = {"ray", "optuna"}
 PLAIN_TUNING = {"sweep.py", "results.py", "report.py"}
 
@@ -91,8 +98,10 @@ def test_heavy_libraries_stay_in_their_room(module: str, path: Path) -> None:
 
 def test_formulas_know_no_files_and_no_process_groups() -> None:
     for module, path in MODULES:
-        if module.startswith(("facerec.losses", "facerec.backbones", "facerec.evaluation.metrics")):
+        formulas = ("facerec.losses", "facerec.backbones", *NUMPY_ALONE)
+        if module.startswith(formulas):
             forbidden = {"os", "pathlib", "torch.distributed", "facerec.config", "pyarrow"}
+            forbidden |= {"torch"} if module.startswith(NUMPY_ALONE) else set()
             assert not imports(path) & forbidden, module
 
 

@@ -216,12 +216,12 @@ def test_divergence_is_typed(toy_shards: Path) -> None:
         optimizer__clip_norm=0.0,
         optimizer__schedule="step",
         optimizer__momentum=0.99,
-        epochs=20,
+        epochs=10,
     )
     with pytest.raises(Diverged) as caught:
         train(config, report=silent)
-    assert caught.value.reason == "nan_loss"
-    assert caught.value.step <= 120
+    assert caught.value.reason in ("nan_loss", "inf_gradient", "exploding_centers")
+    assert caught.value.step <= 50
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,13 @@ class Objective(nn.Module):
         """The bias (0-d) from the first batch's scaled cosines (B, C), the target's at -inf."""
         raise NotImplementedError(f"{type(self).__name__} has no bias to start from data")
 
+    def bias_limit(self, scale: Tensor) -> Tensor:
+        """The |bias| beyond which no logit depends on its cosine: mean scale () -> ().
+
+        Cosines with a margin rarely leave -3 to 3, and e^-100 is 0 in single precision.
+        """
+        return 3.0 * scale + 100.0
+
     def shift(self, logits: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         """Bias and clip, (B, C) -> (B, C), with the target's logit still in its column."""
         return logits

@@ -153,6 +153,10 @@ class UnifiedCrossEntropy(Objective):
         self.started.copy_(ready)
         return torch.where(ready, mean, 0.0)
 
+    def bias_limit(self, scale: Tensor) -> Tensor:
+        """Twice the scale where logits are clipped to it, see `Objective.bias_limit`."""
+        return 2.0 * scale if self.clips else super().bias_limit(scale)
+
     def shift(self, logits: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         """Subtracts the bias and clips, see `Objective.shift`."""
         shifted = logits if bias is None else logits - bias
