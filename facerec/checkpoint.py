@@ -24,9 +24,13 @@ from torch import Tensor, nn
 
 from facerec import backbones, config
 from facerec.backbones.base import Backbone
+from facerec.confidence import ConfidenceHead
 from facerec.config import ConfigError, TrainConfig
 from facerec.data.writer import sync, write_json
-from facerec.head import Head
+from facerec.head import Head, build_head
+from facerec.losses import LOSSES
+from facerec.losses.scf import ConfidenceLikelihood
+from facerec.parallel import ClassShard
 
 VERSION = 1
 
@@ -186,6 +190,30 @@ def load_backbone(path: Path) -> tuple[TrainConfig, Backbone]:
     )
     _fill(backbone, _read(folder / "backbone.safetensors"), folder)
     return saved, backbone
+
+
+def load_confidence(path: Path) -> ConfidenceHead | None:
+    """Build the confidence head of a run with its trained weights, on the CPU.
+
+    Args:
+        path: A run folder, or one of its checkpoints.
+
+    Returns:
+        None where the run's loss trains no confidence.
+
+    Raises:
+        ConfigError: Where it is no run.
+    """
+    folder = find(path)
+    saved = config.load(folder.parent.parent / "config.json")
+    if LOSSES[saved.loss.name].objective is not ConfidenceLikelihood:
+        return None
+    tensors = _read(folder / "head.safetensors")
+    shard = ClassShard(len(tensors["centers"]), 0, 1)
+    head = build_head(saved.loss, shard, saved.head.embedding_size)
+    _fill(head, tensors, folder)
+    assert isinstance(head, ConfidenceHead)
+    return head
 
 
 def _named_parameters(backbone: Backbone, head: Head) -> Iterator[tuple[str, nn.Parameter]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
-from facerec.commands import compare, embed, evaluate, export, losses, train, verify
+from facerec.commands import compare, embed, evaluate, export, losses, quality, train, verify
 from facerec.config import ConfigError
 from facerec.data.shards import DataError
 from facerec.train import Diverged
@@ -32,8 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Diverged as error:
         print(f"error: the training diverged: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise  # no file of the user's: a mistake of ours
+        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command with the same --run resumes", file=sys.stderr)
+        again = "; the same command with the same --run resumes" if name == "train" else ""
+        print(f"interrupted{again}", file=sys.stderr)
         return 130
 
 
@@ -44,6 +51,7 @@ COMMANDS: dict[str, tuple[str, Command]] = {
     "compare": ("Compare two models on the same pairs: is the difference real?", compare.run),
     "export": ("Write a run's backbone as an ONNX file, checked against PyTorch.", export.run),
     "embed": ("Embed prepared shards or a folder of aligned images.", embed.run),
+    "quality": ("Rank images by quality; does rejecting the worst lower errors?", quality.run),
     "verify": ("Compare the aligned faces of two images.", verify.run),
     "losses": (
         "List the losses: keywords, valid ranges, what is worth searching, papers.",

@@ -12,6 +12,7 @@ from facerec import checkpoint
 from facerec.backbones.base import Backbone
 from facerec.backbones.families import FAMILIES
 from facerec.backbones.public import load_public
+from facerec.confidence import ConfidenceHead
 from facerec.config import TrainConfig
 from facerec.data.shards import DataError, Shards
 from facerec.onnx_backbone import OnnxBackbone
@@ -101,6 +102,22 @@ def open_model(path: Path, device: torch.device | str = "cpu", family: str | Non
     config, backbone = checkpoint.load_backbone(path)
     size = image_size(training_shards(config), backbone)
     return Model(backbone.eval().to(device), size, config.data.train)
+
+
+def open_confidence(path: Path, device: torch.device | str = "cpu") -> ConfidenceHead | None:
+    """Open the confidence head of what MODEL names; None where it has none, as files do.
+
+    Args:
+        path: As `open_model` takes it.
+        device: Where it goes.
+
+    Raises:
+        ConfigError: It is no run.
+    """
+    if path.is_file() or path.suffix == ".onnx":
+        return None
+    head = checkpoint.load_confidence(path)
+    return None if head is None else head.eval().to(device)
 
 
 def training_shards(config: TrainConfig) -> Shards | None:

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from facerec.commands.evaluate import DRAWS, add_switches, draws, folder, sets_of, switches
+from facerec.config import ConfigError
 from facerec.evaluation.compare_runs import compare_models, sentence, table
 from facerec.evaluation.figures.measure import Wanted
 from facerec.model import open_model
@@ -31,6 +32,8 @@ def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     for item in sets:
         for model in (a, b):
             item.check(model.backbone)
+    if given.draws == 0:
+        raise ConfigError("--draws 0: a comparison takes 1 or more, such as 1000")
     wanted = Wanted(given.draws, given.seed, switches(given))
     console = Console()
     for item in sets:
