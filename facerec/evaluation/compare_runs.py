@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.table import Table
 
 from facerec.backbones.base import Backbone
@@ -71,14 +72,15 @@ def compare_models(
 
 def table(found: Sequence[Comparison]) -> Table:
     """The comparisons as a table for the console."""
-    shown = Table("metric", "A", "B", "A - B", "95 % interval", "A is")
+    names = ("metric", "A", "B", "A - B", "low", "high", "A is")
+    shown = Table(*names, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for one in found:
         shown.add_row(
             one.metric,
             f"{one.a:.4f}",
             f"{one.b:.4f}",
             f"{one.effect:+.4f}",
-            "none: too few pairs" if math.isnan(one.low) else f"{one.low:+.4f} to {one.high:+.4f}",
+            *("-" if math.isnan(end) else f"{end:+.4f}" for end in (one.low, one.high)),
             one.verdict,
         )
     return shown
