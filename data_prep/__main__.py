@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -146,8 +146,15 @@ def _summary(folder: Path, prepared: Prepared) -> None:
     Console().print(table)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as all other errors do; the usage is in --help."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help says more\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m data_prep", description="Turns a face data set into Parquet shards."
     )
     commands = parser.add_subparsers(dest="kind", required=True, metavar="FORMAT")

@@ -6,6 +6,7 @@ import argparse
 import errno
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from facerec.commands import compare, embed, evaluate, export, losses, quality, train, verify
 from facerec.config import ConfigError
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         in_section("", lambda: one_of("command", name, tuple(COMMANDS)))
         what, command = COMMANDS[name]
-        return command(argparse.ArgumentParser(prog=f"facerec {name}", description=what), rest)
+        return command(_Parser(prog=f"facerec {name}", description=what), rest)
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -42,6 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = "; the same command with the same --run resumes" if name == "train" else ""
         print(f"interrupted{again}", file=sys.stderr)
         return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as all other errors do; the usage is in --help."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; {self.prog} --help says more")
 
 
 Command = Callable[[argparse.ArgumentParser, Sequence[str]], int]
