@@ -18,6 +18,8 @@ variance (E. Korn, B. Graubard, Survey Methodology 24, 1998); without any error,
 
 A `Resampled` holds several figures under the same draws, so that differences of two models, or of
 two groups of people, keep what both have in common.
+
+Over 300 lines: a figure, its draws and its interval are one subject.
 """
 
 from __future__ import annotations
@@ -112,16 +114,28 @@ class Resampled:
         mix = np.zeros(len(self.values))
         mix[one], mix[other] = mix[one] + 1, mix[other] - 1
         members = int(min(self.members[one], self.members[other]))
-        value, error = float(self.values @ mix), self._standard_error(mix, members)
-        if math.isnan(value) or math.isnan(error) or members < 2:
+        value, error, freedom = self.contrast(mix)
+        if math.isnan(value) or math.isnan(error):
             return Interval(value, math.nan, math.nan, members)
-        freedom = self._freedom(mix, members)
         if chosen_from == 2:
             quantile = float(stats.t.isf(_OUTSIDE, freedom))
         else:
             ranges = stats.studentized_range
             quantile = float(ranges.ppf(CONFIDENCE, chosen_from, freedom)) / math.sqrt(2)
         return Interval(value, value - quantile * error, value + quantile * error, members)
+
+    def contrast(self, mix: ArrayLike) -> tuple[float, float, float]:
+        """Weighted sum of figures: its value, standard error, and degrees of freedom.
+
+        Args:
+            mix: (K,), what each figure counts; not all of them 0.
+        """
+        weights = np.asarray(mix, np.float64)
+        used = weights != 0  # figures that are not there do not matter
+        members = int(self.members[used].min())
+        value = float(self.values[used] @ weights[used])
+        error = self._standard_error(weights, members) if members > 1 else math.nan
+        return value, error, self._freedom(weights, members)
 
     def _freedom(self, mix: Floats, members: int) -> float:
         """Degrees of freedom: the identities that decide, less one.

@@ -11,9 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from facerec.losses.cosface import least_scale
-
-_POSTERIOR = 0.999  # of the own class, which the drawn least scale is for
+from facerec.tuning import priors
 
 
 def positions(
@@ -69,10 +67,10 @@ def draw_least_scale(axis: Axes, begun: Mapping[str, Any]) -> None:
         axis: Of the searched scale.
         begun: The sweep's record; its `classes` and `loss.objective` decide.
     """
-    if begun["base"].get("loss.objective") != "softmax" or begun.get("classes", 0) < 2:
+    least = priors.smallest_scale(begun["base"], begun.get("classes", 0))
+    if least is None:
         return
-    least = least_scale(begun["classes"], _POSTERIOR)
     low, high = sorted(axis.get_xlim())
     if low <= least <= high:
-        label = f"least scale for a probability of {_POSTERIOR:g}: {least:.3g}"
+        label = f"least scale for a probability of {priors.POSTERIOR:g}: {least:.3g}"
         axis.axvline(least, color="#555555", linestyle="--", linewidth=1.2, label=label, zorder=1)

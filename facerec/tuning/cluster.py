@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ _SETTINGS = {
 # Within `lasting`: what ends with it, and the one cluster of its sweeps once that is up.
 _lasting: list[tuple[ExitStack, list[Cluster]]] = []
 
+_WORKER_SHARE = 0.95  # of the cores that a worker's threads use
+_PARTS = 10_000  # Ray counts in ten thousandths
+
 _TEMP, _PREFIX, _ALIVE = "/tmp", "facerec-", "alive"  # short: the names of sockets are limited
 
 
@@ -49,11 +53,13 @@ class Cluster:
         dashboard: Where its dashboard is; empty without one.
         cpus: CPU cores of each node.
         gpus: Accelerators of each node.
+        joined: Whether it was there before, and others may be using it.
     """
 
     dashboard: str
     cpus: tuple[float, ...]
     gpus: tuple[float, ...]
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,23 +70,35 @@ class Slots:
         count: Trials at a time.
         workers: Processes of each.
         threads: Threads of each process, and CPU cores reserved for it.
-        gpu: Whether each process has an accelerator to itself.
+        gpu: Accelerators of each process, or its share of one; 0 where there are none.
     """
 
     count: int
     workers: int
     threads: int
-    gpu: bool
+    gpu: float
+
+    @property
+    def each(self) -> dict[str, float]:
+        """What Ray reserves for each process: several leave a little for the one that drives."""
+        cores = self.threads if self.workers == 1 else self.threads * _WORKER_SHARE
+        return {"CPU": cores, **({"GPU": self.gpu} if self.gpu else {})}
 
 
 def plan(
-    cpus: Sequence[float], gpus: Sequence[float], *, workers: int, trials: int, sampler: str
+    cpus: Sequence[float],
+    gpus: Sequence[float],
+    *,
+    workers: int,
+    trials: int,
+    sampler: str,
+    share: float = 1.0,
 ) -> Slots:
     """Share the machine among trials, never more than it has.
 
-    With accelerators each process has one. Without, a process has one core, or more where there
-    are fewer trials than cores. TPE learns from trials that are over, so at most a quarter of its
-    trials (but two) run at a time.
+    With accelerators each process has one, several, or a share of one. Without, a process has one
+    core, or more where there are fewer trials than cores. TPE learns from trials that are over, so
+    at most a quarter of its trials (but two) run at a time.
 
     Args:
         cpus: Cores of each node.
@@ -88,30 +106,51 @@ def plan(
         workers: Processes of each trial.
         trials: Trials to run.
         sampler: `tpe` or `random`.
+        share: Accelerators of each process: a whole number, or a part of one. Where there are
+            none, it does not count.
 
     Raises:
-        ConfigError: Where one trial does not fit.
+        ConfigError: Where one trial does not fit, or the workers of one would share an
+            accelerator.
     """
     gpu = sum(gpus) >= 1
+    if gpu and workers > 1 and share < 1:
+        raise ConfigError(
+            f"--workers {workers}: the workers of a trial cannot share an accelerator (NCCL takes "
+            f"one process on each); {share:g} of one goes with --workers 1"
+        )
+    each = math.floor(share * _PARTS) / _PARTS  # never rounded up: all shares must fit
 
     def room(threads: int) -> int:
         return sum(
-            min(int(c) // threads, int(g)) if gpu else int(c) // threads
+            min(int(c) // threads, _places(int(g), each)) if gpu else int(c) // threads
             for c, g in zip(cpus, gpus, strict=True)
         )
 
     if room(1) < workers:
-        what = "an accelerator and a CPU core" if gpu else "a CPU core"
+        what = "an accelerator" if share <= 1 else f"{share:g} accelerators"
+        what = f"{what} and a CPU core" if gpu else "a CPU core"
+        if not room(1):
+            raise ConfigError(
+                f"a trial takes {what}, and no node has that (in all: {sum(cpus):g} cores and "
+                f"{sum(gpus):g} accelerators); give a smaller --gpus-per-worker, or --address of a "
+                "larger cluster"
+            )
         raise ConfigError(
             f"--workers {workers}: each worker takes {what}, and there are {room(1)}; give "
-            f"--workers {max(room(1), 1)} or fewer"
+            f"--workers {room(1)} or fewer"
         )
     useful = trials if sampler == "random" else max(2, trials // 4)
     count = min(room(1) // workers, useful, trials)
     threads = 1
     while room(threads + 1) >= count * workers:
         threads += 1
-    return Slots(count, workers, threads, gpu)
+    return Slots(count, workers, threads, each if gpu else 0.0)
+
+
+def _places(gpus: int, each: float) -> int:
+    """How many processes the accelerators of a node hold: a share never spans two."""
+    return gpus * math.floor(1 / each) if each < 1 else gpus // int(each)
 
 
 @contextmanager
@@ -140,7 +179,13 @@ def running(address: str = "", *, gpus: bool = True) -> Iterator[Cluster]:
 
 @contextmanager
 def lasting() -> Iterator[None]:
-    """Let all sweeps of the block share one Ray, which the first that needs it starts."""
+    """Let all sweeps of the block share one Ray, which the first that needs it starts.
+
+    Within another such block it is that one's Ray.
+    """
+    if _lasting:
+        yield
+        return
     with ExitStack() as stack:
         _lasting.append((stack, []))
         try:
@@ -214,7 +259,7 @@ def _joined(address: str, gpus: bool) -> Iterator[Cluster]:
             if "RAY_AUTH_MODE" not in os.environ:
                 why += "; where it asks for a token, set RAY_AUTH_MODE=token"
             raise _silent(address, why) from None
-        yield _cluster(context, gpus)
+        yield replace(_cluster(context, gpus), joined=True)
     finally:
         ray.shutdown()
         if before is None:

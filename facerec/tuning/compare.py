@@ -104,7 +104,7 @@ def search(loss: str, config: TrainConfig, trials: int, fixed: Iterable[str] = (
     if not keys:
         return None
     first = points(config, keys)
-    return Sweep(loss, config, keys, SEEN, trials, early_stop=False, points=first)
+    return Sweep(loss, config, keys, SEEN, trials, confirm=0, early_stop=False, points=first)
 
 
 def repeats(
@@ -137,6 +137,7 @@ def repeats(
         {**keys, "seed": Choice(SEEDS)},
         SEEN,
         len(chosen),
+        confirm=0,
         early_stop=False,
         points=tuple(chosen),
     )

@@ -20,7 +20,10 @@ from facerec.evaluation.metrics import FARS, PAIRS_PER_ERROR
 
 # What `data_prep synthetic` draws by default, and a small set for a try-out.
 DEMO = {"identities": 400, "images": 10, "size": 112, "seed": 1}
-SMOKE = {"identities": 60, "images": 8, "size": 112, "seed": 1, "val-identities": 20}
+SMOKE = {
+    **{"identities": 80, "images": 8, "size": 112, "seed": 1},
+    **{"val-identities": 20, "confirm-identities": 20},
+}
 
 
 def with_data(config: TrainConfig, *, smoke: bool = False) -> TrainConfig:
@@ -99,8 +102,9 @@ def check(config: TrainConfig, metric: str) -> str:
         )
     train = shards.split("train")
     parts = [f"{train.rows:,} images of {train.classes:,} identities"]
-    if "val" in shards.index["splits"]:
-        parts.append(f"val {shards.split('val').rows:,} images")
+    for name in ("val", "confirm"):
+        if name in shards.index["splits"]:
+            parts.append(f"{name} {shards.split(name).rows:,} images")
     others = [name for name in sets if name != "val"]
     return f"{shards.path} ({'; '.join([*parts, *others])})"
 

@@ -15,7 +15,8 @@ from facerec.data.writer import write_json
 from facerec.tree import in_section
 from facerec.tuning import cluster, compare, compare_report, data, folder, options, report, results
 from facerec.tuning.options import Options
-from facerec.tuning.runner import Interrupted, chosen_sweep, door, run
+from facerec.tuning.runner import chosen_sweep, door, run
+from facerec.tuning.stages import Interrupted
 from facerec.values import one_of
 
 RECORD = "comparison.json"
@@ -165,6 +166,7 @@ def _sweep(sweep: Any, given: Options) -> None:
         trials=given.trials,
         resume=begun,
         workers=given.workers,
+        gpus_per_worker=given.gpus_per_worker,
         storage=given.storage,
         address=given.address,
         sampler=given.sampler,

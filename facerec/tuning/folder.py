@@ -37,6 +37,8 @@ def record(
         "name": sweep.name,
         "metric": sweep.metric,
         "trials": sweep.trials,
+        "confirm": sweep.confirm,
+        "seeds": sweep.seeds,
         "early_stop": sweep.early_stop,
         "sampler": sampler,
         "overrides": dict(overrides),
@@ -44,6 +46,7 @@ def record(
         "base": flatten(sweep.base),
         "space": {key: as_json(domain) for key, domain in sweep.space.items()},
         "points": [dict(point) for point in sweep.points],
+        "warm_start": {},
         "classes": Shards(Path(sweep.base.data.train)).split("train").classes,
         "data": {
             "train": _digest(Path(sweep.base.data.train)),
@@ -68,7 +71,7 @@ def read(folder: Path, name: str = RECORD) -> dict[str, Any]:
         raise ConfigError(
             f"{folder / name} has version {version}, this program reads version {VERSION}"
         )
-    return dict(found)
+    return {"confirm": 0, "seeds": 0, "warm_start": {}, **found}  # older ones have none of these
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
@@ -118,11 +121,29 @@ def create(storage: Path, name: str) -> Path:
 def resumable(storage: Path, name: str) -> Path:
     """Find the run of a sweep to go on with: the newest unfinished one, else the newest.
 
+    One is finished when its trials are over and its verdict is given.
+
     Raises:
         ConfigError: Where there is none.
     """
     runs = begun(storage, name)
-    return next((run for run in runs if finished(run) < read(run)["trials"]), runs[0])
+    return next((run for run in runs if not _over(run)), runs[0])
+
+
+def _over(run: Path) -> bool:
+    record = read(run)
+    return finished(run) >= record["trials"] and (not record["confirm"] or judged(run, record))
+
+
+def judged(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the sweep's verdict is that of as many trials, settings and seeds as wanted.
+
+    Args:
+        folder: The sweep's.
+        record: Its `sweep.json`.
+    """
+    found = results.verdict(folder)
+    return all(found.get(key) == record[key] for key in ("trials", "confirm", "seeds"))
 
 
 def begun(storage: Path, name: str, record: str = RECORD) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from facerec.config import ConfigError, parse
 from facerec.domains import Scalar
 
 SAMPLERS = ("tpe", "random")
+_LEAST_SHARE = 0.01  # of an accelerator
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,28 @@ class Options:
         overrides: Changes of the base config, key by key.
         trials: Settings to try; None keeps the sweep's own number, or the resumed one's.
         resume: Whether to go on with the newest unfinished run of this sweep.
+        confirm: Settings that are confirmed; None keeps the sweep's own number, or the resumed
+            one's.
+        seeds: Trainings of each; None as above.
+        warm_start: Folders of earlier sweeps, whose trials the sampler is told.
         workers: Training processes per trial; None keeps the sweep's own number.
+        gpus_per_worker: Accelerators of each process: a whole number, or a share of one.
         storage: Folder that the sweep's folder is made in.
         address: Ray cluster to join; empty starts one on this machine.
         sampler: `tpe` or `random`; None is tpe, or what a resumed sweep began with.
-        smoke: Two trials of one epoch on small synthetic shards, on the CPU.
+        smoke: Two trials of one epoch on small synthetic shards, on the CPU; one setting and the
+            paper's are confirmed with one seed.
         losses: Which losses are compared; empty is all. Only comparisons take it.
     """
 
     overrides: dict[str, Scalar] = field(default_factory=dict)
     trials: int | None = None
     resume: bool = False
+    confirm: int | None = None
+    seeds: int | None = None
+    warm_start: tuple[Path, ...] = ()
     workers: int | None = None
+    gpus_per_worker: float = 1.0
     storage: Path = Path("results")
     address: str = ""
     sampler: str | None = None
@@ -42,10 +54,16 @@ class Options:
     losses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("trials", "workers"):
+        for name, least in (("trials", 1), ("confirm", 0), ("seeds", 1), ("workers", 1)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name} {value}: takes 1 or more")
+            if value is not None and value < least:
+                raise ConfigError(f"--{name} {value}: takes {least} or more")
+        share = self.gpus_per_worker
+        if not _LEAST_SHARE <= share < math.inf or (share > 1 and share != int(share)):
+            raise ConfigError(
+                f"--gpus-per-worker {share:g}: takes a whole number, or a share of one from "
+                f"{_LEAST_SHARE} to 1"
+            )
         if self.sampler is not None and self.sampler not in SAMPLERS:
             near = difflib.get_close_matches(self.sampler, SAMPLERS, n=1, cutoff=0.4)
             hint = f". Did you mean {near[0]}?" if near else ""
@@ -75,8 +93,22 @@ def read(name: str, words: Sequence[str] | None = None, *, losses: bool = False)
         "changes", nargs="*", metavar="key=value", help="changes of the base config: epochs=8"
     )
     parser.add_argument("--trials", metavar="N", help="settings to try")
+    if not losses:
+        parser.add_argument("--confirm", metavar="K", help="best settings to train again")
+        parser.add_argument("--seeds", metavar="N", help="trainings of each, for the verdict")
+        parser.add_argument(
+            "--warm-start",
+            action="append",
+            type=Path,
+            default=[],
+            metavar="DIR",
+            help="an earlier sweep that the search begins with; may be given several times",
+        )
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted sweep")
     parser.add_argument("--workers", metavar="N", help="training processes per trial")
+    shares = parser.add_mutually_exclusive_group()
+    shares.add_argument("--gpus-per-worker", metavar="G", help="accelerators of each process")
+    shares.add_argument("--trials-per-gpu", metavar="N", help="trials that share an accelerator")
     parser.add_argument("--storage", type=Path, default=Path("results"), metavar="DIR")
     parser.add_argument("--address", default="", metavar="A", help="Ray cluster to join")
     parser.add_argument("--sampler", metavar="|".join(SAMPLERS), help="how settings are chosen")
@@ -93,7 +125,11 @@ def read(name: str, words: Sequence[str] | None = None, *, losses: bool = False)
         overrides=parse(found.changes),
         trials=_whole("--trials", found.trials),
         resume=found.resume,
+        confirm=None if losses else _whole("--confirm", found.confirm, 0),
+        seeds=None if losses else _whole("--seeds", found.seeds),
+        warm_start=() if losses else tuple(found.warm_start),
         workers=_whole("--workers", found.workers),
+        gpus_per_worker=_share(found.gpus_per_worker, found.trials_per_gpu),
         storage=found.storage,
         address=found.address,
         sampler=found.sampler,
@@ -102,10 +138,25 @@ def read(name: str, words: Sequence[str] | None = None, *, losses: bool = False)
     )
 
 
-def _whole(option: str, text: str | None) -> int | None:
+def _share(each: str | None, trials: str | None) -> float:
+    """Accelerators of a process, from either option that says so."""
+    number = _whole("--trials-per-gpu", trials)
+    if number is not None:
+        if number < 1:
+            raise ConfigError(f"--trials-per-gpu {number}: takes 1 or more")
+        return 1 / number
+    if each is None:
+        return 1.0
+    try:
+        return float(each)
+    except ValueError:
+        raise ConfigError(f"--gpus-per-worker {each}: takes a number, such as 1 or 0.5") from None
+
+
+def _whole(option: str, text: str | None, least: int = 1) -> int | None:
     if text is None:
         return None
     try:
         return int(text)
     except ValueError:
-        raise ConfigError(f"{option} {text}: takes a whole number, 1 or more") from None
+        raise ConfigError(f"{option} {text}: takes a whole number, {least} or more") from None

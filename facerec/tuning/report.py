@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from facerec.tuning import axes, results
+from facerec.tuning import axes, results, told
 from facerec.tuning import folder as folders
 
 matplotlib.use("Agg")
@@ -46,8 +46,8 @@ def write(folder: Path) -> Path:
     Raises:
         ConfigError: Where the folder is not a sweep's.
     """
-    begun, trials = folders.read(folder), results.load(folder).trials
-    metric, space = begun["metric"], begun["space"]
+    begun, found = folders.read(folder), results.load(folder)
+    trials, metric, space = found.trials, begun["metric"], begun["space"]
     columns = min(len(space), 3)
     lines = math.ceil(len(space) / columns)
     figure, panels = plt.subplots(
@@ -58,9 +58,9 @@ def write(folder: Path) -> Path:
         squeeze=False,
         layout="constrained",
     )
-    default = default_trial(trials, begun)
+    rings = _rings(trials, begun, found.verdict)
     for axis, (key, domain) in zip(panels.flat, space.items(), strict=False):
-        _panel(axis, trials, key, domain, metric, default)
+        _panel(axis, trials, key, domain, metric, rings)
         if key == "loss.scale":
             axes.draw_least_scale(axis, begun)
     for axis in panels.flat[len(space) :]:
@@ -68,8 +68,11 @@ def write(folder: Path) -> Path:
     for axis in panels[:, 0]:
         axis.set_ylabel(metric)
     counts = trials["status"].value_counts()
-    told = ", ".join(f"{counts[s]} {s}" for s in results.STATUSES if s in counts)
-    figure.suptitle(f"{folder.name}: {len(trials)} trials ({told})", fontsize=11)
+    ended = ", ".join(f"{counts[s]} {s}" for s in results.STATUSES if s in counts)
+    counted = f"{folder.name}: {len(trials)} trials ({ended})"
+    figure.suptitle(
+        f"{counted}\n{told.title(found.verdict, figure.get_figwidth())}".rstrip(), fontsize=11
+    )
     handles = {
         label: handle
         for axis in panels.flat
@@ -105,13 +108,36 @@ def default_trial(trials: pd.DataFrame, begun: Mapping[str, Any]) -> int | None:
     return None
 
 
+def _rings(
+    trials: pd.DataFrame, begun: Mapping[str, Any], verdict: Mapping[str, Any]
+) -> list[tuple[int | None, str, str, int, str]]:
+    """What is marked besides: trial, marker, colour, size, name."""
+    winner, name = best_trial(trials, verdict), "best"
+    if verdict.get("winner"):
+        name = "confirmed winner"
+    default = default_trial(trials, begun)
+    return [
+        (default, "D", _DEFAULT, 150, "the paper's values"),
+        (winner, "*", _BEST, 330, name),
+    ]
+
+
+def best_trial(trials: pd.DataFrame, verdict: Mapping[str, Any]) -> int | None:
+    """Give the trial of the confirmed winner's setting; where nothing was confirmed, of rank 1."""
+    for row in verdict.get("settings", ()):
+        if row["setting"] == verdict["winner"]:
+            return None if row["repeats"] is None else int(row["repeats"])
+    best = trials.loc[trials["rank"] == 1, "trial"]
+    return int(best.iloc[0]) if len(best) else None
+
+
 def _panel(
     axis: Axes,
     trials: pd.DataFrame,
     key: str,
     domain: Mapping[str, Any],
     metric: str,
-    default: int | None,
+    rings: Sequence[tuple[int | None, str, str, int, str]],
 ) -> None:
     scores = trials[metric] if metric in trials else pd.Series(math.nan, index=trials.index)
     x = axes.positions(axis, trials, key, domain)
@@ -138,9 +164,6 @@ def _panel(
                 label=label,
                 zorder=3,
             )
-    rings = [(default, "D", _DEFAULT, 150, "the paper's values")]
-    best = trials.loc[trials["rank"] == 1, "trial"]
-    rings.append((int(best.iloc[0]) if len(best) else None, "*", _BEST, 330, "best"))
     for number, marker, colour, size, name in rings:
         at = (trials["trial"] == number).to_numpy()
         if number is not None and at.any() and not np.isnan(scores.to_numpy(float)[at]).any():
@@ -178,14 +201,15 @@ def console() -> Console:
 
 
 def show(folder: Path, console: Console) -> None:
-    """Print the ranking, the winner beside the paper's values, and where the files are."""
-    begun, trials = folders.read(folder), results.load(folder).trials
-    metric, keys = begun["metric"], list(begun["space"])
+    """Print the search, what was confirmed, the verdict, and where the files are."""
+    begun, found = folders.read(folder), results.load(folder)
+    trials, metric, keys = found.trials, begun["metric"], list(begun["space"])
+    best = best_trial(trials, found.verdict)
     scores = [metric, *(c for c in map(str, trials) if c.endswith(".accuracy") and c != metric)]
     scores = [column for column in scores if column in trials]
     by = ["rank", "epochs", *scores[:1]]
     order = trials.sort_values(by, ascending=[True, *[False] * (len(by) - 1)])
-    title = f"{folder.name}, ranked by {metric}"
+    title = f"{folder.name}: the search, ranked by {metric}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("rank", "trial", *keys, *scores, "epochs", "seconds", "status"):
         words = column in ("status", *(k for k in keys if begun["space"][k]["kind"] == "choice"))
@@ -206,21 +230,33 @@ def show(folder: Path, console: Console) -> None:
             _shown(row["epochs"]),
             _shown(row["seconds"], 0),
             f"{row['status']} ({why})" if why else row["status"],
-            style="bold" if row["rank"] is not pd.NA and row["rank"] == 1 else None,
+            style="bold" if row["trial"] == best else None,
         )
     console.print(table)
     if len(trials) > _SHOWN:
         console.print(f"and {len(trials) - _SHOWN} more in trials.csv")
-    for line in _verdict(trials, begun, scores):
+    if found.verdict.get("settings"):
+        console.print(told.settings_table(found.verdict, keys))
+    else:
+        for line in _unconfirmed(trials, begun, scores):
+            console.print(line)
+    for line in told.lines(found.verdict):
         console.print(line)
-    tables = f"{folder / 'trials.parquet'}, {folder / 'history.parquet'} (and .csv)"
-    console.print(f"\ntables     {tables}")
+    names = [name for name in ("trials", "history", "confirm") if _is_table(folder, name)]
+    tables = ", ".join(str(folder / f"{name}.parquet") for name in names)
+    console.print(f"\ntables     {tables} (and .csv)")
     console.print(f"plot       {folder / PLOT}")
     if (folder / "best").exists():
         console.print(f"best model {folder / 'best'}")
 
 
-def _verdict(trials: pd.DataFrame, begun: Mapping[str, Any], scores: Sequence[str]) -> list[str]:
+def _is_table(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.parquet").exists()
+
+
+def _unconfirmed(
+    trials: pd.DataFrame, begun: Mapping[str, Any], scores: Sequence[str]
+) -> list[str]:
     best = trials[trials["rank"] == 1]
     if not len(best):
         return ["no trial reached its full budget with a score: there is no winner"]

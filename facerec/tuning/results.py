@@ -7,10 +7,11 @@ process, without Ray and Optuna.
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import pandas as pd
 from facerec.config import ConfigError
 from facerec.data.writer import write_bytes
 
+RUNS, CONFIRM_RUNS = "checkpoints", "checkpoints/confirm"
+VERDICT = "verdict.json"
 STATUSES = ("completed", "stopped", "diverged", "failed", "running")
 # Columns of a history that are no evaluation.
 _COUNTERS = ("epoch", "step", "images", "loss", "seconds", "images_per_second")
@@ -33,13 +36,18 @@ class Results:
             or running), `reason`, `error`, `rank` (1 is the winner; empty below full budget),
             `run` (the trial's run folder, relative to the sweep's), the searched keys, `seed`,
             the metrics of the last epoch (fractions), `epochs`, `seconds`, `images_per_second`,
-            `commit`.
+            `commit`, `accidents` (how often it was lost and began again).
         history: A row per trial and epoch: `trial`, `epoch`, `step`, `images`, `loss`,
             `loss.<term>`, `train.accuracy`, metrics.
+        confirm: A row per training of the confirmation: as `trials`, and `setting` and `repeats`
+            (`facerec.tuning.confirm`); empty where there was none.
+        verdict: What came of it, see `facerec.tuning.judgement`; empty before it is given.
     """
 
     trials: pd.DataFrame
     history: pd.DataFrame
+    confirm: pd.DataFrame = field(default_factory=pd.DataFrame)
+    verdict: dict[str, Any] = field(default_factory=dict)
 
 
 def load(folder: str | os.PathLike[str]) -> Results:
@@ -53,6 +61,8 @@ def load(folder: str | os.PathLike[str]) -> Results:
         return Results(
             trials=pd.read_parquet(path / "trials.parquet"),
             history=pd.read_parquet(path / "history.parquet"),
+            confirm=load_confirm(path),
+            verdict=verdict(path),
         )
     except (OSError, ValueError) as error:
         inside = sorted(found.parent for found in path.glob("*/trials.parquet"))
@@ -61,22 +71,56 @@ def load(folder: str | os.PathLike[str]) -> Results:
         raise ConfigError(f"{path}: not a sweep's folder ({line}){hint}") from None
 
 
-def run_folder(number: int) -> str:
-    """Give a trial's run folder, relative to the sweep's."""
-    return f"checkpoints/{number}"
+def load_confirm(folder: Path) -> pd.DataFrame:
+    """Read the table of a sweep's confirmation; empty where there was none."""
+    path = folder / "confirm.parquet"
+    return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+
+
+def verdict(folder: Path) -> dict[str, Any]:
+    """Read a sweep's `verdict.json`; empty where there is none.
+
+    Raises:
+        ConfigError: Where it is damaged.
+    """
+    try:
+        return dict(json.loads((folder / VERDICT).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{folder / VERDICT}: cannot be read ({error}); remove it, and give --resume to have "
+            "the verdict again"
+        ) from None
+
+
+def run_folder(number: int, runs: str = RUNS) -> str:
+    """Give a trial's run folder, relative to the sweep's.
+
+    Args:
+        number: Of the trial.
+        runs: Where such trials lie: `RUNS`, or `CONFIRM_RUNS` for those of the confirmation.
+    """
+    return f"{runs}/{number}"
 
 
 def trials_table(
-    rows: Sequence[Mapping[str, Any]], *, metric: str, keys: Sequence[str], seed: int
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    metric: str,
+    keys: Sequence[str],
+    seed: int,
+    runs: str = RUNS,
 ) -> pd.DataFrame:
     """Make the table of trials.
 
     Args:
         rows: Per trial: number, status, reason, error, setting, metrics (of the last epoch, with
-            epoch, seconds and images_per_second among them), commit.
+            epoch, seconds and images_per_second among them), commit, accidents.
         metric: What the rank follows, downwards.
         keys: The searched keys.
         seed: The seed of trials that do not search it.
+        runs: As in `run_folder`.
     """
     names = dict.fromkeys(
         name
@@ -88,7 +132,7 @@ def trials_table(
         "trial": pd.array([row["number"] for row in rows], dtype="int64"),
         **{name: _text([row[name] for row in rows]) for name in ("status", "reason", "error")},
         "rank": _ranks(rows, metric),
-        "run": _text([run_folder(row["number"]) for row in rows]),
+        "run": _text([run_folder(row["number"], runs) for row in rows]),
         **{key: _column([row["setting"].get(key) for row in rows]) for key in keys},
     }
     if "seed" not in keys:
@@ -99,6 +143,7 @@ def trials_table(
             [math.nan if value is None else value for value in values], dtype="float64"
         )
     table["commit"] = _text([row["commit"] for row in rows])
+    table["accidents"] = pd.array([row.get("accidents", 0) for row in rows], dtype="int64")
     return pd.DataFrame(table)
 
 

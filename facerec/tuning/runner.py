@@ -1,7 +1,7 @@
 """Sweeps on Ray Tune: `main(SWEEP)` is all that a script calls.
 
-`facerec.tuning.search` decides what is tried, `trials` how one trial runs, `watch` what is seen of
-it; this file puts them together, and ends them tidily.
+What is asked for becomes a sweep with data, in a folder that it owns; `facerec.tuning.stages` runs
+it there.
 """
 
 from __future__ import annotations
@@ -18,20 +18,12 @@ from typing import Any
 from facerec.config import ConfigError, override
 from facerec.data.shards import DataError
 from facerec.domains import Scalar
-from facerec.tuning import cluster, data, folder, options, report, results
-from facerec.tuning.journal import repair
+from facerec.tuning import data, folder, options, priors, report, results, stages, warm_start
 from facerec.tuning.options import Options
 from facerec.tuning.results import Results
-from facerec.tuning.search import JournalSearcher
+from facerec.tuning.stages import Interrupted
 from facerec.tuning.sweep import Sweep
-from facerec.tuning.trials import Job
-from facerec.tuning.tuner import search
-from facerec.tuning.watch import Tables
 from facerec.version import commit
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user ended a sweep that can be resumed."""
 
 
 def main(sweep: Sweep, argv: Sequence[str] | None = None) -> None:
@@ -83,7 +75,11 @@ def run(
     overrides: Mapping[str, Scalar] | None = None,
     trials: int | None = None,
     resume: bool = False,
+    confirm: int | None = None,
+    seeds: int | None = None,
+    warm_start: Sequence[str | os.PathLike[str]] = (),
     workers: int | None = None,
+    gpus_per_worker: float = 1.0,
     storage: str | os.PathLike[str] = "results",
     address: str = "",
     sampler: str | None = None,
@@ -96,11 +92,17 @@ def run(
         overrides: Changes of the base config, key by key.
         trials: Settings to try; None keeps the sweep's own number, or the resumed one's.
         resume: Whether to go on with the newest unfinished run of this sweep.
+        confirm: Best settings that are trained again for the verdict, and the first of the
+            sweep's points with them; 0 leaves it out, None is as for `trials`.
+        seeds: Trainings of each of these; None is as for `trials`.
+        warm_start: Folders of earlier sweeps, whose trials the sampler is told.
         workers: Training processes per trial; None keeps the sweep's own number.
+        gpus_per_worker: Accelerators of each process, or its share of one; where there are any.
         storage: Folder that the sweep's folder is made in.
         address: Ray cluster to join; empty starts one on this machine.
         sampler: `tpe` or `random`; None is tpe, or what a resumed sweep began with.
-        smoke: Two trials of one epoch on small synthetic shards, on the CPU.
+        smoke: Two trials of one epoch on small synthetic shards, on the CPU; one setting and the
+            first point are confirmed with one seed.
 
     Returns:
         The sweep's tables.
@@ -115,7 +117,11 @@ def run(
         overrides=dict(overrides or {}),
         trials=trials,
         resume=resume,
+        confirm=confirm,
+        seeds=seeds,
+        warm_start=tuple(Path(folder) for folder in warm_start),
         workers=workers,
+        gpus_per_worker=gpus_per_worker,
         storage=Path(storage),
         address=address,
         sampler=sampler,
@@ -132,13 +138,8 @@ def _run(sweep: Sweep, chosen: Options) -> Results:
     folder.check_storage(chosen.storage)
     sweep = chosen_sweep(sweep, chosen)
     described = data.check(sweep.base, sweep.metric)
-    begun = folder.record(
-        sweep,
-        sampler=chosen.sampler or "tpe",
-        overrides={**chosen.overrides, **_paths(sweep, chosen.overrides)},
-        smoke=chosen.smoke,
-        commit=commit(),
-    )
+    sweep = priors.with_points(sweep)
+    begun, lines = _recorded(sweep, chosen, {})
     path = folder.create(chosen.storage, sweep.name)
     with folder.owned(path):
         if path.name != sweep.name:
@@ -146,9 +147,9 @@ def _run(sweep: Sweep, chosen: Options) -> Results:
             report.console().print(f"{before} is there already: this is {path.name}")
         folder.write(path, begun)
         try:
-            return _search(sweep, chosen, path, begun, described)
+            return stages.run(sweep, chosen, path, begun, [described, *lines])
         except (ConfigError, DataError):
-            if not folder.finished(path):
+            if not folder.finished(path) and not (path / results.RUNS).exists():
                 folder.discard(path)  # it never came to anything
             raise
 
@@ -159,27 +160,43 @@ def _resume(sweep: Sweep, chosen: Options, path: Path) -> Results:
         chosen,
         overrides={**before["overrides"], **chosen.overrides},
         trials=chosen.trials or before["trials"],
+        confirm=before["confirm"] if chosen.confirm is None else chosen.confirm,
+        seeds=chosen.seeds or before["seeds"] or None,
         sampler=chosen.sampler or before["sampler"],
         smoke=chosen.smoke or before["smoke"],
     )
     sweep = chosen_sweep(sweep, chosen)
     described = data.check(sweep.base, sweep.metric)
+    sweep = priors.with_points(sweep)
+    now, lines = _recorded(sweep, chosen, before["warm_start"])
+    folder.check_same(before, now, path)
+    folder.write(path, now)
+    return stages.run(sweep, chosen, path, now, [described, *lines])
+
+
+def _recorded(
+    sweep: Sweep, chosen: Options, taken: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Give the sweep's record, and lines about the earlier sweeps that it begins with."""
+    sampler = chosen.sampler or "tpe"
+    if chosen.warm_start and sampler == "random":
+        raise ConfigError("--warm-start: --sampler random learns from no trial; leave out either")
     now = folder.record(
         sweep,
-        sampler=chosen.sampler or "tpe",
+        sampler=sampler,
         overrides={**chosen.overrides, **_paths(sweep, chosen.overrides)},
         smoke=chosen.smoke,
         commit=commit(),
     )
-    folder.check_same(before, now, path)
-    folder.write(path, now)
-    return _search(sweep, chosen, path, now, described)
+    earlier, lines = warm_start.gather(chosen.warm_start, sweep, now, taken)
+    return {**now, "warm_start": earlier}, lines
 
 
 def chosen_sweep(sweep: Sweep, chosen: Options) -> Sweep:
     """Give the sweep with the command line's changes, and with data."""
-    base, trials = sweep.base, sweep.trials
+    base, trials, confirm, seeds = sweep.base, sweep.trials, sweep.confirm, sweep.seeds
     if chosen.smoke:
+        confirm, seeds = min(confirm, 1), 1
         base, trials = override(base, {"epochs": 1, "precision": "fp32", "data.train": ""}), 2
     base = override(base, chosen.overrides)
     space = {key: sweep.space[key] for key in sweep.space if key not in chosen.overrides}
@@ -196,6 +213,8 @@ def chosen_sweep(sweep: Sweep, chosen: Options) -> Sweep:
         space=space,
         points=tuple(point for n, point in enumerate(points) if point not in points[:n]),
         trials=chosen.trials or trials,
+        confirm=confirm if chosen.confirm is None else chosen.confirm,
+        seeds=chosen.seeds or seeds,
         workers=chosen.workers or sweep.workers,
     )
 
@@ -204,74 +223,3 @@ def _paths(sweep: Sweep, overrides: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Give the data's folders, where they were given, as they are found from anywhere."""
     found = {"data.train": sweep.base.data.train, "data.eval": sweep.base.data.eval}
     return {key: path for key, path in found.items() if key in overrides}
-
-
-def _search(
-    sweep: Sweep, chosen: Options, path: Path, begun: dict[str, Any], described: str
-) -> Results:
-    """Run what is left of a sweep; its folder is owned and has its record."""
-    journal, console = path / f"{sweep.name}.journal", report.console()
-    repair(journal)
-    searcher = JournalSearcher(
-        sweep, journal, total=sweep.trials, sampler=begun["sampler"], commit=begun["commit"]
-    )
-    tables = Tables(path, searcher)
-    tables.write()
-    remaining = searcher.remaining()
-    done = sum(row["status"] != "running" for row in searcher.rows())
-    about = (
-        f"sweep      {path}: {sweep.metric} over {', '.join(sweep.space)}\n"
-        f"           {sweep.trials} trials, epochs={sweep.base.epochs:g}, {begun['sampler']}"
-        f"{', lagging ones stop early' if sweep.early_stop else ''}"
-        f"{f'; {done} are done, {remaining} to go' if done else ''}\n"
-        f"data       {described}"
-    )
-    if not remaining:
-        console.print(about)
-    if remaining:
-        shutil.rmtree(path / "ray", ignore_errors=True)  # Ray's own notes: a cache
-        try:
-            with cluster.running(chosen.address, gpus=not chosen.smoke) as up:
-                slots = cluster.plan(
-                    up.cpus,
-                    up.gpus,
-                    workers=sweep.workers,
-                    trials=sweep.trials,  # the same threads before and after an interruption
-                    sampler=begun["sampler"],
-                )
-                console.print(f"{_dashboard(up, path.name)}\n{about}\n{_machine(up, slots)}")
-                job = Job(sweep.base, path.resolve(), path.name, sweep.metric, slots)
-                search(job, searcher, tables)
-        except KeyboardInterrupt:
-            raise Interrupted from None
-        finally:
-            tables.write()
-    if searcher.refusal:
-        raise ConfigError(searcher.refusal)
-    if isinstance(searcher.failure, OSError):
-        raise ConfigError(f"{path}: cannot be written ({searcher.failure}); make room there")
-    if searcher.failure is not None:
-        raise searcher.failure
-    report.write(path)
-    report.show(path, console)
-    return results.load(path)
-
-
-def _dashboard(up: cluster.Cluster, name: str) -> str:
-    if not up.dashboard:
-        return "dashboard  none"
-    ray = Path(os.path.relpath(Path(sys.executable).with_name("ray")))
-    return (
-        f"dashboard  {up.dashboard}   (trials: Actors, {name})\n"
-        f"           asks for a token, which this prints: {ray} get-auth-token"
-    )
-
-
-def _machine(up: cluster.Cluster, slots: cluster.Slots) -> str:
-    each = f"{slots.threads} thread{'s' if slots.threads > 1 else ''}"
-    if slots.workers > 1:
-        each = f"{slots.workers} workers each, {each} per worker"
-    return (
-        f"machine    {sum(up.cpus):g} cores, {sum(up.gpus):g} GPUs: {slots.count} "
-        f"trial{'s' if slots.count > 1 else ''} at a time, {each}"
-    )

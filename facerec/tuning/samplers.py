@@ -20,7 +20,7 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from facerec.domains import Choice, Domain, IntUniform, LogUniform, Scalar, Uniform
 
@@ -123,16 +123,25 @@ class SpreadThenTPE(BaseSampler):  # type: ignore[misc]  # Optuna is not followe
         first: Gives the first draws.
         startup: Trials below this number are spread.
         seed: Of TPE, together with the trial's number.
+        earlier: Trials of earlier sweeps, which TPE learns from as from this one's.
     """
 
-    def __init__(self, first: SpreadByNumber, startup: int, seed: int) -> None:
+    def __init__(
+        self,
+        first: SpreadByNumber,
+        startup: int,
+        seed: int,
+        earlier: Sequence[FrozenTrial] = (),
+    ) -> None:
         self._first, self._startup, self._seed = first, startup, seed
+        self._earlier = list(earlier)
         self._sampler: BaseSampler = first
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Choose who draws this trial."""
         states = (TrialState.COMPLETE, TrialState.PRUNED)
-        if trial.number < self._startup or not study.get_trials(deepcopy=False, states=states):
+        known = self._earlier or study.get_trials(deepcopy=False, states=states)
+        if trial.number < self._startup or not known:
             self._sampler = self._first
         else:
             seed = np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0]
@@ -144,14 +153,18 @@ class SpreadThenTPE(BaseSampler):  # type: ignore[misc]  # Optuna is not followe
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Give what is drawn jointly."""
-        space: dict[str, BaseDistribution] = self._sampler.infer_relative_search_space(study, trial)
+        space: dict[str, BaseDistribution] = self._sampler.infer_relative_search_space(
+            self._seen(study), trial
+        )
         return space
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Draw jointly."""
-        drawn: dict[str, Any] = self._sampler.sample_relative(study, trial, search_space)
+        drawn: dict[str, Any] = self._sampler.sample_relative(
+            self._seen(study), trial, search_space
+        )
         return drawn
 
     def sample_independent(
@@ -162,7 +175,66 @@ class SpreadThenTPE(BaseSampler):  # type: ignore[misc]  # Optuna is not followe
         param_distribution: BaseDistribution,
     ) -> Any:
         """Draw one value."""
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        return self._sampler.sample_independent(
+            self._seen(study), trial, param_name, param_distribution
+        )
+
+    def _seen(self, study: Study) -> Any:
+        return _Joined(study, self._earlier) if self._earlier else study
+
+
+class _Joined:
+    """A study as a sampler sees it, with earlier sweeps' trials before its own.
+
+    (In the study itself they would take the numbers of this sweep's trials.)
+    """
+
+    def __init__(self, study: Study, earlier: Sequence[FrozenTrial]) -> None:
+        self._study, self._earlier = study, list(earlier)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Sequence[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return self._get_trials(deepcopy, states)
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Sequence[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        own = self._study._get_trials(deepcopy, states, use_cache)
+        return [t for t in self._earlier if states is None or t.state in states] + list(own)
+
+
+def as_trials(
+    earlier: Sequence[Mapping[str, Any]], space: Mapping[str, Domain], worst: float
+) -> list[FrozenTrial]:
+    """Give trials of earlier sweeps as Optuna has them, each as it would have been told here.
+
+    Args:
+        earlier: As `warm_start.gather` gives them.
+        space: Searched key -> domain.
+        worst: What a trial that diverged is told as.
+    """
+    wanted = {key: distribution(domain) for key, domain in space.items()}
+    found = []
+    for trial in earlier:
+        diverged, stopped = trial["status"] == "diverged", trial["status"] == "stopped"
+        found.append(
+            create_trial(
+                state=TrialState.PRUNED if stopped else TrialState.COMPLETE,
+                value=worst if diverged else trial["value"],
+                params=dict(trial["setting"]),
+                distributions=wanted,
+                intermediate_values={math.ceil(e): float(v) for e, v in trial["epochs"]},
+                constraints={"diverged": 1.0} if diverged else None,
+            )
+        )
+    return found
 
 
 def build(
@@ -172,6 +244,7 @@ def build(
     trials: int,
     seed: int,
     first: Mapping[str, Scalar],
+    earlier: Sequence[FrozenTrial] = (),
 ) -> BaseSampler:
     """Give the sampler of a sweep.
 
@@ -179,15 +252,17 @@ def build(
         name: `tpe` or `random`.
         space: Searched key -> domain.
         trials: Length of the sweep; half of it, at most 10 trials, is spread before TPE starts
-            (but each option of a choice is tried once).
+            (but each option of a choice is tried once). Earlier trials count among these.
         seed: Of all draws.
         first: The setting of trial 0 where it is given.
+        earlier: Trials of earlier sweeps; only `tpe` learns.
     """
     if name == "random":
         return RandomByNumber(list(space), seed)
     options = max((len(d.options) for d in space.values() if isinstance(d, Choice)), default=0)
     startup = max(min(10, trials // 2), min(options, trials))
-    return SpreadThenTPE(SpreadByNumber(space, seed, first), startup, seed)
+    startup = max(startup - len(earlier), 0)
+    return SpreadThenTPE(SpreadByNumber(space, seed, first), startup, seed, earlier)
 
 
 def _at(unit: float, wanted: BaseDistribution) -> Any:

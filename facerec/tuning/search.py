@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -24,13 +24,15 @@ from facerec.tuning.sweep import Sweep
 OBJECTIVE = "objective"  # the sweep's metric, always finite
 OUTCOME = "outcome"  # "" while it runs, or one of the following
 FINISHED, DIVERGED, REFUSED, ACCIDENT = "finished", "diverged", "refused", "accident"
-TEXT = "text"  # why
+TEXT = "text"  # why: of what diverged the typed reason, of the others a sentence
+DETAIL = "detail"  # of what diverged, the sentence with the numbers
 METRICS = "metrics/"  # prefix of the metrics, as Tune flattens them
 
 WORST = 0.0  # told for what diverged: metrics are fractions, of which none is below
 
 _STATUS = "status"  # user attributes of a journal's trial
 _ROW = "row"
+_ACCIDENTS = "accidents"
 
 
 P = ParamSpec("P")
@@ -62,8 +64,9 @@ class JournalSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
 
     A trial that reached its last epoch, or diverged, is told as complete; one that ASHA stopped
     as pruned, with its intermediate values; one lost to repeated accidents as failed, which
-    teaches the sampler nothing. Trials that the journal knows as running when it is opened were
-    interrupted: they are handed out again first, under their numbers.
+    teaches the sampler nothing. Accidents are counted in the journal, those too that a trial got
+    over. Trials that the journal knows as running when it is opened were interrupted: they are
+    handed out again first, under their numbers.
 
     Args:
         sweep: What is searched.
@@ -71,6 +74,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         total: Trials of the whole sweep, the journal's included.
         sampler: `tpe` or `random`.
         commit: Version of the program, for the rows of new trials.
+        earlier: Trials of earlier sweeps that the sampler knows, see `warm_start.gather`.
 
     Attributes:
         refusal: What the user has to mend before any trial can run; else empty.
@@ -78,7 +82,14 @@ class JournalSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     """
 
     def __init__(
-        self, sweep: Sweep, path: Path, *, total: int, sampler: str, commit: str = ""
+        self,
+        sweep: Sweep,
+        path: Path,
+        *,
+        total: int,
+        sampler: str,
+        commit: str = "",
+        earlier: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
         self.sweep, self.total, self.commit = sweep, total, commit
@@ -88,7 +99,14 @@ class JournalSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._study = journal.open_study(
             sweep,
             path,
-            samplers.build(sampler, sweep.space, trials=total, seed=sweep.base.seed, first=first),
+            samplers.build(
+                sampler,
+                sweep.space,
+                trials=total,
+                seed=sweep.base.seed,
+                first=first,
+                earlier=samplers.as_trials(earlier, sweep.space, WORST),
+            ),
         )
         self._interrupted = deque(self._frozen(TrialState.RUNNING))
         self._open: dict[str, Trial] = {}
@@ -146,24 +164,38 @@ class JournalSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         if outcome == REFUSED and not error:
             return  # the user will mend it: the trial stays open for --resume
         if error:
+            times = self._count_accident(trial)
             lost = "its process died (out of memory, or killed)"
-            error_text = latest[TEXT] if outcome == ACCIDENT else lost
-            self._tell(trial, TrialState.FAIL, "failed", latest, error=error_text)
+            text = latest[TEXT] if outcome == ACCIDENT else lost
+            text = f"{times} accidents, the last: {text}" if times > 1 else text
+            self._tell(trial, TrialState.FAIL, "failed", latest, error=text)
         elif outcome == DIVERGED:
             trial.set_constraint("diverged", 1.0)  # ranked behind all others, stopped ones too
-            self._tell(trial, TrialState.COMPLETE, "diverged", latest, WORST, latest[TEXT])
+            reason, text = latest[TEXT], latest[DETAIL] or ""
+            self._tell(trial, TrialState.COMPLETE, "diverged", latest, WORST, reason, text)
         elif outcome == FINISHED:
             value = latest[OBJECTIVE]
             self._tell(trial, TrialState.COMPLETE, "completed", latest, value)
         else:
             self._tell(trial, TrialState.PRUNED, "stopped", latest, reason="early_stop")
 
+    @kept
+    def on_trial_recover(self, trial_id: str) -> None:
+        """Count an accident after which the trial runs again, under its number."""
+        if trial_id in self._open:
+            self._count_accident(self._open[trial_id])
+
+    def _count_accident(self, trial: Trial) -> int:
+        times = int(trial.user_attrs.get(_ACCIDENTS, 0)) + 1
+        trial.set_user_attr(_ACCIDENTS, times)
+        return times
+
     def _note(self, trial: Trial, result: Mapping[str, Any]) -> None:
         metrics = {k.removeprefix(METRICS): v for k, v in result.items() if k.startswith(METRICS)}
         before = self._latest.get(trial.number, {})
         self._latest[trial.number] = {
             "metrics": metrics or before.get("metrics", {}),
-            **{key: result.get(key) for key in (OBJECTIVE, OUTCOME, TEXT)},
+            **{key: result.get(key) for key in (OBJECTIVE, OUTCOME, TEXT, DETAIL)},
         }
         if result.get(OUTCOME) == REFUSED:
             self.refusal = str(result[TEXT])
@@ -193,7 +225,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     # What the tables need.
 
     def rows(self) -> list[dict[str, Any]]:
-        """Give every trial: number, status, reason, error, setting, metrics, commit."""
+        """Give every trial: number, status, reason, error, accidents, setting, metrics, commit."""
         rows = []
         for frozen in self._study.get_trials(deepcopy=False):
             if frozen.state == TrialState.WAITING:
@@ -206,6 +238,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
                 {
                     "number": frozen.number,
                     "status": frozen.user_attrs[_STATUS] if done else "running",
+                    "accidents": int(frozen.user_attrs.get(_ACCIDENTS, 0)),
                     "setting": {key: frozen.params.get(key) for key in self.sweep.space},
                     **(frozen.user_attrs[_ROW] if done else running),
                 }

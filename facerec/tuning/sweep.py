@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from facerec.config import ConfigError, TrainConfig, override
 from facerec.domains import Choice, Domain, IntUniform, LogUniform, Scalar, Uniform
 
+MOST_SEEDS = 1000
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
 # Not searchable, each with what to do instead.
 _REFUSED = {
@@ -32,6 +34,9 @@ class Sweep:
         space: Dotted config key -> what it may be.
         metric: Column of the reports that is maximised: `val.tar`, `<set>.accuracy`, ...
         trials: How many settings are tried.
+        confirm: So many of the best settings are trained again for the verdict, and with them the
+            first of `points`; 0 leaves the confirmation out.
+        seeds: How often each of them is trained again: with seeds `base.seed` + 1 and so on.
         early_stop: Stop trials that lag behind at a quarter or half of their epochs (ASHA).
             Large margins start slowly: where they matter, compare with `early_stop=False`.
         workers: Training processes per trial; each takes one accelerator where there are some.
@@ -48,6 +53,8 @@ class Sweep:
     space: Mapping[str, Domain]
     metric: str = "val.tar"
     trials: int = 20
+    confirm: int = 3
+    seeds: int = 3
     early_stop: bool = True
     workers: int = 1
     points: tuple[Mapping[str, Scalar], ...] = ()
@@ -61,9 +68,11 @@ class Sweep:
             )
         if not self.metric:
             raise ConfigError("metric = '': name a column to maximise, such as val.tar")
-        for option in ("trials", "workers"):
-            if getattr(self, option) < 1:
-                raise ConfigError(f"{option} = {getattr(self, option)}: takes 1 or more")
+        for option, least in (("trials", 1), ("confirm", 0), ("seeds", 1), ("workers", 1)):
+            if getattr(self, option) < least:
+                raise ConfigError(f"{option} = {getattr(self, option)}: takes {least} or more")
+        if self.seeds > MOST_SEEDS:
+            raise ConfigError(f"seeds = {self.seeds}: takes {MOST_SEEDS} or fewer")
         if not self.space:
             raise ConfigError("space: is empty; give at least one key, such as loss.margin")
         for key, domain in self.space.items():

@@ -30,6 +30,7 @@ from facerec.tuning import results
 from facerec.tuning.cluster import Slots
 from facerec.tuning.search import (
     ACCIDENT,
+    DETAIL,
     DIVERGED,
     FINISHED,
     OBJECTIVE,
@@ -52,6 +53,7 @@ class Job:
         name: The sweep folder's name.
         metric: What is maximised.
         slots: How the machine is shared.
+        runs: Where the run folders are, relative to the sweep's folder.
     """
 
     base: TrainConfig
@@ -59,10 +61,11 @@ class Job:
     name: str
     metric: str
     slots: Slots
+    runs: str = results.RUNS
 
     def run(self, number: int) -> Path:
         """Give the run folder of a trial."""
-        return self.folder / results.run_folder(number)
+        return self.folder / results.run_folder(number, self.runs)
 
     def title(self, config: Mapping[str, Any]) -> str:
         """Give a trial's readable name: `uniface_margin-003 margin=0.31 scale=42`."""
@@ -85,15 +88,12 @@ def trainable(job: Job) -> Any:
         _guarded(lambda: _train_together(job, config), tune.report)
 
     if slots.workers == 1:
-        resources = {"CPU": slots.threads, **({"GPU": 1} if slots.gpu else {})}
-        return tune.with_resources(alone, resources)
-    # The workers stand in a placement group of their own; the driver takes next to nothing, for
-    # which each worker leaves a little.
-    return tune.with_resources(together, {"CPU": _DRIVER_CPU})
+        return tune.with_resources(alone, slots.each)
+    # The workers stand in a placement group of their own; the driver takes next to nothing.
+    return tune.with_resources(together, {"CPU": DRIVER_CPU})
 
 
-_DRIVER_CPU = 0.01
-_WORKER_SHARE = 0.95  # of the cores that a worker's threads use
+DRIVER_CPU = 0.01
 
 
 def _guarded(work: Callable[[], None], send: Send) -> None:
@@ -101,14 +101,26 @@ def _guarded(work: Callable[[], None], send: Send) -> None:
     try:
         work()
     except Diverged as error:
-        send({OBJECTIVE: WORST, OUTCOME: DIVERGED, TEXT: error.reason})
+        send({OBJECTIVE: WORST, OUTCOME: DIVERGED, TEXT: error.reason, DETAIL: str(error)})
     except (ConfigError, DataError) as error:
         send({OUTCOME: REFUSED, TEXT: str(error)})
     except Exception as error:
-        line = str(error).strip().rpartition("\n")[2]
-        told = line if isinstance(error, _WorkerAccident) else f"{type(error).__name__}: {line}"
-        send({OUTCOME: ACCIDENT, TEXT: told})
+        send({OUTCOME: ACCIDENT, TEXT: _told(error)})
         raise
+
+
+def _told(error: Exception) -> str:
+    """An accident in one line."""
+    if isinstance(error, _WorkerAccident):
+        return str(error)
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _CPU_FULL in str(error):
+        first = lines[0].partition(" GPU ")[0]  # what follows is the allocator's own statistics
+        return f"out of memory ({first}); optimizer.accumulate=2 or fewer trials at once need less"
+    return f"{type(error).__name__}: {lines[-1]}"
+
+
+_CPU_FULL = "DefaultCPUAllocator: can't allocate memory"  # PyTorch has no type for it
 
 
 class _WorkerAccident(RuntimeError):
@@ -178,11 +190,8 @@ def _train_together(job: Job, setting: Mapping[str, Any]) -> None:
         train_loop_config={"mailbox": mailbox, "setting": dict(setting)},
         scaling_config=ray.train.ScalingConfig(
             num_workers=slots.workers,
-            use_gpu=slots.gpu,
-            resources_per_worker={
-                "CPU": slots.threads * _WORKER_SHARE,
-                **({"GPU": 1} if slots.gpu else {}),
-            },
+            use_gpu=slots.gpu > 0,
+            resources_per_worker=slots.each,
         ),
         run_config=ray.train.RunConfig(
             name=_unused(job.folder / "ray" / "train", job.title(setting)),

@@ -17,7 +17,7 @@ from ray.tune import Stopper
 from facerec.tuning.halving import JournalHalving
 from facerec.tuning.search import JournalSearcher
 from facerec.tuning.trials import Job, trainable
-from facerec.tuning.watch import Tables, Watch
+from facerec.tuning.watch import Watch, Written
 
 RETRIES = 2  # a trial lost to an accident runs again this often
 
@@ -51,8 +51,14 @@ class Ending(Stopper):  # type: ignore[misc]  # Ray has no types
         return {}
 
 
-def search(job: Job, searcher: JournalSearcher, tables: Tables) -> None:
+def search(job: Job, searcher: JournalSearcher, tables: Written, *, joined: bool = False) -> None:
     """Run all trials that are left, on a Ray that is up.
+
+    Args:
+        job: What the trials have in common.
+        searcher: Says what is tried.
+        tables: Written as trials end.
+        joined: Whether others may be using this Ray too.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C or SIGTERM; the trials stay open in the journal.
@@ -74,7 +80,7 @@ def search(job: Job, searcher: JournalSearcher, tables: Tables) -> None:
             name="tune",
             storage_path=str(job.folder / "ray"),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[Watch(job, searcher, tables)],
+            callbacks=[Watch(job, searcher, tables, joined=joined)],
             stop=ending,
             verbose=0,
         ),

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import ray
@@ -19,6 +19,7 @@ from facerec import history
 from facerec.tuning import report, results
 from facerec.tuning.search import METRICS, OUTCOME, JournalSearcher, kept
 from facerec.tuning.trials import Job
+from facerec.tuning.waiting import Waiting
 
 _QUIET = 15.0  # seconds between two lines about the same running trial
 
@@ -44,11 +45,25 @@ class Board:
             self._over.pop(title).set()
 
 
-class Tables:
-    """The sweep's tables and `best`, kept up to date in its folder."""
+class Written(Protocol):
+    """Tables of trials that are kept up to date in a sweep's folder."""
 
-    def __init__(self, folder: Path, searcher: JournalSearcher) -> None:
-        self._folder, self._searcher = folder, searcher
+    def write(self) -> pd.DataFrame:
+        """Write all; gives the trials."""
+        ...
+
+
+class Tables:
+    """The search's tables and `best`, kept up to date in the sweep's folder.
+
+    Args:
+        folder: The sweep's.
+        searcher: Knows the trials.
+        crowned: Whether `best` is a confirmed winner, which no single score of a search replaces.
+    """
+
+    def __init__(self, folder: Path, searcher: JournalSearcher, crowned: bool = False) -> None:
+        self._folder, self._searcher, self._crowned = folder, searcher, crowned
         self._histories: dict[int, pd.DataFrame] = {}
         self._read: set[int] = set()  # trials that are over, whose history is read for good
         self._winner: int | None = None
@@ -72,7 +87,11 @@ class Tables:
             results.write(self._folder, "trials", trials)
             results.write(self._folder, "history", results.history_table(self._histories))
             winners = trials.loc[trials["rank"] == 1, "trial"]
-            if len(winners) and (winner := int(winners.iloc[0])) != self._winner:
+            if (
+                not self._crowned
+                and len(winners)
+                and (winner := int(winners.iloc[0])) != self._winner
+            ):
                 replace_best(self._folder, self._folder / results.run_folder(winner))
                 self._winner = winner
         except OSError as error:
@@ -109,11 +128,23 @@ def _link(source: str, target: str) -> None:
 class Watch(Callback):  # type: ignore[misc]  # Ray has no types
     """Tune's callback of a sweep; what fails in it ends the sweep as the searcher's failure."""
 
-    def __init__(self, job: Job, searcher: JournalSearcher, tables: Tables) -> None:
+    def __init__(
+        self, job: Job, searcher: JournalSearcher, tables: Written, *, joined: bool = False
+    ) -> None:
         self._job, self._searcher, self._tables = job, searcher, tables
         self._console = report.console()
+        self._waiting = Waiting(job, joined=joined)
         self._spoken: dict[int, float] = {}
         self._board = ray.remote(num_cpus=0)(Board).options(name=job.name).remote()
+
+    @kept
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Say which trials wait for room, and end the sweep where none can come."""
+        lines, never = self._waiting.look(trials)
+        for line in lines:
+            self._console.print(line)
+        if never:
+            self._searcher.refusal = never
 
     @kept
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -144,6 +175,7 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types
     @kept
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial met an accident and runs again."""
+        self._searcher.on_trial_recover(trial.trial_id)
         self._console.print(f"{self._job.title(trial.config)}  met an accident, runs again")
 
     @kept

@@ -57,11 +57,16 @@ def smoke(script: Path, cache: Path, folder: Path, *words: str) -> subprocess.Co
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SWEEPS, ids=[script.stem for script in SWEEPS])
 def test_smoke(script: Path, cache: Path, tmp_path: Path) -> None:
-    smoke(script, cache, tmp_path)
+    ended = smoke(script, cache, tmp_path)
     found = results.load(tmp_path / "results" / script.stem)
     assert found.trials["trial"].tolist() == [0, 1]
     assert set(found.trials["status"]) <= {"completed", "diverged"}
     assert found.trials["epochs"].tolist() == [1, 1]
+    assert found.confirm["setting"].tolist() == ["defaults", "1"][: len(found.confirm)]
+    assert (found.trials["status"] == "completed").sum() <= 1 + len(found.confirm) / 2
+    assert set(found.confirm["seed"]) <= {2}
+    assert found.verdict["metric"] == "confirm.tar"
+    assert found.verdict["sentence"] in ended.stdout
     assert len(list((cache / "facerec").glob("synthetic-*"))) == 1
 
 

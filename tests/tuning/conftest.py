@@ -32,6 +32,7 @@ def small_sweep(base: TrainConfig | None = None, **changes: Any) -> Sweep:
         "space": {"loss.margin": Uniform(0.0, 0.7), "loss.scale": LogUniform(16.0, 96.0)},
         "points": (PAPER,),
         "trials": 4,
+        "confirm": 0,  # where it is not what is tried
         "early_stop": False,  # which of two trials at a time is stopped is a matter of speed
     }
     return Sweep(**values | changes)

@@ -54,6 +54,18 @@ def test_the_newest_unfinished_run_is_resumed(tmp_path: Path, toy_shards: Path) 
     assert folder.finished(second) == 4
 
 
+def test_a_sweep_is_unfinished_until_its_verdict_is_given(tmp_path: Path, toy_shards: Path) -> None:
+    sweep = small_sweep(small_base(toy_shards), confirm=2, seeds=3)
+    first = begin(tmp_path, sweep, finished=4)
+    begin(tmp_path, small_sweep(small_base(toy_shards)), finished=4)  # nothing is confirmed there
+    assert folder.resumable(tmp_path, "small") == first
+    for seeds, judged in ((2, False), (3, True)):
+        verdict = {"trials": 4, "confirm": 2, "seeds": seeds}
+        (first / results.VERDICT).write_text(json.dumps(verdict))
+        assert folder.judged(first, folder.read(first)) is judged
+    assert folder.resumable(tmp_path, "small").name == "small-2"  # all are finished: the newest
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_storage_without_rights_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,72 @@ def test_the_ranking_can_be_read(tmp_path: Path, toy_shards: Path) -> None:
 def test_the_papers_values_may_be_the_best_or_missing(tmp_path: Path, toy_shards: Path) -> None:
     assert "paper's own setting" in printed(write_sweep(tmp_path / "a", toy_shards, ROWS[:1]))
     assert "\npaper " not in printed(write_sweep(tmp_path / "b", toy_shards, ROWS[1:2]))
+
+
+VERDICT = {
+    **{"metric": "confirm.tar", "split": "confirm", "people": 98, "winner": "1", "best": "x"},
+    "sentence": "loss.margin=0.2 is better than the paper's values: +0.251 (3 seeds, 98 people)",
+    "settings": [
+        {
+            **{"setting": "defaults", "repeats": 0, "rank": 2, "mean": 0.42, "seeds": [2, 3, 4]},
+            **{"diverged": 0, "failed": 0, "seconds": 91.0},
+            "values": {"loss.margin": 0.4, "loss.scale": 64.0, "optimizer.schedule": "cosine"},
+        },
+        {
+            **{"setting": "1", "repeats": 2, "rank": 1, "mean": 0.671, "seeds": [2, 4]},
+            **{"diverged": 1, "failed": 0, "seconds": 93.0},
+            "values": {"loss.margin": 0.2, "loss.scale": 24.0, "optimizer.schedule": "poly"},
+            **{"effect": 0.251, "low": 0.21, "high": 0.29, "verdict": "better"},
+        },
+    ],
+    "importance": [
+        {"key": "loss.margin", "importance": 0.81, "low": 0.6, "high": 0.95, "reason": ""},
+        {"key": "loss.scale", "importance": None, "low": None, "high": None, "reason": "few"},
+    ],
+    "good_region": [
+        {
+            **{"key": "loss.margin", "low": 0.1, "high": 0.25, "options": "", "best": 0.2},
+            **{"share": 0.21, "trials": 3, "note": ""},
+        },
+        {
+            **{"key": "optimizer.schedule", "low": None, "high": None, "options": "poly"},
+            **{"best": "poly", "share": 0.5, "trials": 1, "note": "one trial alone"},
+        },
+    ],
+    "ended": {
+        "search": {
+            "status": {"completed": 5, "diverged": 2},
+            **{"trials": 7, "reasons": {"nan_loss": 2}, "accidents": 1, "seconds": 1234.5},
+        },
+    },
+}
+
+
+def test_the_confirmed_figure_is_told_not_the_searched_one(
+    tmp_path: Path, toy_shards: Path
+) -> None:
+    path = write_sweep(tmp_path / "small", toy_shards, ROWS)
+    (path / results.VERDICT).write_text(json.dumps(VERDICT))
+    text = printed(path)
+    assert f"verdict    {VERDICT['sentence']}" in text
+    assert "importance loss.margin 0.81, 95 % 0.60 to 0.95\n" in text
+    assert "           loss.scale: not known (few)\n" in text
+    assert "good range loss.margin 0.1 to 0.25 (21% of its range, 3 trials)\n" in text
+    assert "schedule poly (50% of its options, 1 trial; one trial alone)\n" in text
+    assert "98 people that the search never saw" in text
+    cells = [line.split() for line in text.splitlines()]
+    first = next(line for line in cells if line[:2] == ["1", "1"] and "better" in line)
+    assert first == [
+        *("1", "1", "0.2", "24", "poly", "0.6710", "+0.2510", "+0.2100", "to", "+0.2900"),
+        *("better", "2,", "1", "diverged", "93"),
+    ]
+    assert ["2", "defaults", "0.4", "64", "cosine", "0.4200", "3", "91"] in cells
+    assert "search     5 completed, 2 diverged (2 nan_loss); 1 accident; 1,234 s" in text
+    assert "best      " not in text.replace("best model", "")  # no single score is a winner's
+    found = results.load(path)
+    assert report.best_trial(found.trials, found.verdict) == 2
+    assert report.write(path).stat().st_size > 10_000
+    assert report.best_trial(found.trials, {}) == 1
 
 
 @pytest.mark.parametrize("rows", [[], ROWS[3:4], ROWS[5:]], ids=["none", "diverged", "failed"])

@@ -47,7 +47,7 @@ def test_columns_are_the_promised_ones() -> None:
     assert list(table()) == [
         *("trial", "status", "reason", "error", "rank", "run", "loss.margin", "loss.bias_init"),
         *("seed", "val.tar", "val.tar@far=1e-2", "lfw.accuracy"),
-        *("epochs", "seconds", "images_per_second", "commit"),
+        *("epochs", "seconds", "images_per_second", "commit", "accidents"),
     ]
     assert table()["run"][7] == "checkpoints/7"
     assert set(table()["status"]) <= set(results.STATUSES)

@@ -14,7 +14,7 @@ from facerec import checkpoint
 from facerec.config import ConfigError
 from facerec.data.shards import Shards
 from facerec.evaluation import protocols
-from facerec.tuning import cluster, folder, results, runner
+from facerec.tuning import cluster, folder, options, results, runner
 from facerec.tuning.options import Options
 from tests.conftest import write_toy_shards
 from tests.tuning.conftest import PAPER, small_base, small_sweep
@@ -33,6 +33,15 @@ from tests.tuning.conftest import PAPER, small_base, small_sweep
         ("--trials 0", ["--trials 0", "1 or more"]),
         ("--trials many", ["--trials many", "whole number"]),
         ("--workers 0", ["--workers 0", "1 or more"]),
+        ("--confirm -1", ["--confirm -1", "0 or more"]),
+        ("--seeds 0", ["--seeds 0", "1 or more"]),
+        ("--seeds 2000", ["seeds = 2000", "1000 or fewer"]),
+        ("--gpus-per-worker 1.5", ["--gpus-per-worker 1.5", "whole number"]),
+        ("--gpus-per-worker many", ["--gpus-per-worker many", "a number"]),
+        ("--trials-per-gpu 0", ["--trials-per-gpu 0", "1 or more"]),
+        ("--trials-per-gpu 2 --gpus-per-worker 1", ["not allowed with"]),
+        ("--warm-start {tmp}/none", ["{tmp}/none", "not a sweep's folder"]),
+        ("--warm-start {tmp} --sampler random", ["--warm-start", "learns from no trial"]),
         ("--tirals 8", ["--tirals", "Did you mean --trials?"]),
         ("--sampler tep", ["--sampler tep", "Did you mean tpe?"]),
         ("--resume", ["--resume", "nothing to resume"]),
@@ -82,6 +91,29 @@ def test_a_searched_key_on_the_command_line_is_fixed_and_no_longer_searched(
     assert list(fixed.space) == ["loss.margin"]
     assert fixed.points == ({"loss.margin": 0.4},)
     assert fixed.config(fixed.points[0]).loss.args == {"margin": 0.4, "scale": 32.0}
+
+
+def test_how_much_is_confirmed(toy_shards: Path) -> None:
+    sweep = small_sweep(small_base(toy_shards), confirm=3, seeds=3)
+
+    def wanted(**options: Any) -> tuple[int, int]:
+        chosen = runner.chosen_sweep(sweep, Options(**options))
+        return chosen.confirm, chosen.seeds
+
+    assert wanted() == (3, 3)
+    assert wanted(confirm=0) == (0, 3)
+    assert wanted(confirm=5, seeds=8) == (5, 8)
+    data = {"data.train": str(toy_shards)}
+    assert wanted(smoke=True, overrides=data) == (1, 1)
+    assert wanted(smoke=True, overrides=data, seeds=2) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "share"),
+    [([], 1.0), (["--trials-per-gpu", "4"], 0.25), (["--gpus-per-worker", "2"], 2.0)],
+)
+def test_accelerators_are_shared_as_either_option_says(words: list[str], share: float) -> None:
+    assert options.read("small", words).gpus_per_worker == share
 
 
 @pytest.fixture(scope="module")

@@ -57,8 +57,9 @@ def test_each_end_is_told_as_what_it_is(open_searcher: Open, tmp_path: Path) -> 
     searcher.on_trial_result("b", epoch(1, 0.1))
     searcher.on_trial_complete("b", epoch(2, 0.2))  # the result at which ASHA said stop
     searcher.on_trial_result("c", epoch(1, 0.3))
-    searcher.on_trial_result("c", {"objective": 0.0, "outcome": DIVERGED, "text": "nan_loss"})
-    searcher.on_trial_complete("c", {"objective": 0.0, "outcome": DIVERGED, "text": "nan_loss"})
+    broke = {"objective": 0.0, "outcome": DIVERGED, "text": "nan_loss", "detail": "the loss is nan"}
+    searcher.on_trial_result("c", broke)
+    searcher.on_trial_complete("c", broke)
     searcher.on_trial_result("d", {"outcome": ACCIDENT, "text": "MemoryError: no room"})
     searcher.on_trial_complete("d", error=True)
     searcher.on_trial_complete("e", error=True)  # a process that died says nothing
@@ -76,10 +77,40 @@ def test_each_end_is_told_as_what_it_is(open_searcher: Open, tmp_path: Path) -> 
         *("completed", "stopped", "diverged", "failed", "failed")
     ]
     assert rows[0]["metrics"]["val.tar"] == 0.8
-    assert rows[2]["reason"] == "nan_loss"
+    assert (rows[2]["reason"], rows[2]["error"]) == ("nan_loss", "the loss is nan")
     assert rows[2]["metrics"]["val.tar"] == 0.3  # of the last epoch that was measured
     assert rows[3]["error"] == "MemoryError: no room"
     assert "died" in rows[4]["error"]
+    assert [rows[i]["accidents"] for i in range(5)] == [0, 0, 0, 1, 1]
+
+
+def test_accidents_are_counted_and_teach_nothing(open_searcher: Open, tmp_path: Path) -> None:
+    searcher = open_searcher(small_sweep(trials=3))
+    asked = [ask(searcher, trial_id) for trial_id in "abc"]
+    full = {"outcome": ACCIDENT, "text": "out of memory (no room)"}
+    for trial_id in "ab":
+        searcher.on_trial_result(trial_id, full)
+        searcher.on_trial_recover(trial_id)
+    finish(searcher, "a", 0.5)  # it got over it
+    searcher.on_trial_recover("b")  # a lost process says nothing
+    searcher.on_trial_result("b", full)
+    searcher.on_trial_complete("b", error=True)
+    searcher.on_trial_recover("c")
+
+    after = open_searcher(small_sweep(trials=3))  # whose process was lost, too
+    assert ask(after, "again") == asked[2]
+    after.on_trial_recover("again")
+    rows = after.rows()
+    assert [row["accidents"] for row in rows] == [1, 3, 2]
+    assert [row["status"] for row in rows] == ["completed", "failed", "running"]
+    assert [row["error"] for row in rows] == [
+        *("", "3 accidents, the last: out of memory (no room)", "")
+    ]
+    told = studied(tmp_path)
+    assert [t.state for t in told] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
+    assert (told[1].value, told[1].intermediate_values) == (None, {})
+    assert searcher.failure is None
+    assert after.failure is None
 
 
 def test_a_score_that_is_not_a_number_is_kept_out_of_the_journal(

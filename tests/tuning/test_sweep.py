@@ -47,6 +47,8 @@ def test_every_kind_of_domain_is_taken() -> None:
         ({"points": (PAPER | {"loss.scal": 4.0},)}, ["loss.scal", "Did you mean loss.scale"]),
         ({"trials": 0}, ["trials = 0", "1 or more"]),
         ({"workers": -1}, ["workers = -1"]),
+        ({"confirm": -1}, ["confirm = -1", "0 or more"]),
+        ({"seeds": 0}, ["seeds = 0", "1 or more"]),
         ({"name": "my sweep"}, ["'my sweep'"]),
         ({"name": "../up"}, ["'../up'"]),
         ({"metric": ""}, ["metric", "val.tar"]),

@@ -16,9 +16,11 @@ from facerec.data.shards import DataError
 from facerec.train import Diverged
 from facerec.tuning import trials
 from facerec.tuning.cluster import Slots
+from facerec.tuning.search import DIVERGED, WORST
 from facerec.tuning.trials import Job
 from tests.tuning.conftest import small_base
 
+LESS = "optimizer.accumulate=2 or fewer trials at once need less"
 SETTING = {"number": 7, "loss.margin": 0.3125, "loss.scale": 42.0}
 
 
@@ -83,7 +85,15 @@ def test_a_metric_that_is_not_reported_is_named(job: Job) -> None:
         (Diverged("nan_loss", 3), "diverged", "nan_loss"),
         (DataError("not a JPEG", key="a/1"), "refused", "key a/1: not a JPEG"),
         (ConfigError("metric = x"), "refused", "metric = x"),
-        (MemoryError("no room"), "accident", "MemoryError: no room"),
+        (MemoryError("no room"), "accident", f"out of memory (no room); {LESS}"),
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a capacity of 1 GiB"
+            ),
+            "accident",
+            f"out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); {LESS}",
+        ),
+        (RuntimeError("trace\nof a mistake"), "accident", "RuntimeError: of a mistake"),
     ],
 )
 def test_each_way_to_end_is_said(error: Exception, outcome: str, text: str) -> None:
@@ -98,6 +108,33 @@ def test_each_way_to_end_is_said(error: Exception, outcome: str, text: str) -> N
     else:
         trials._guarded(work, sent.append)
     assert [(m["outcome"], m["text"]) for m in sent] == [(outcome, text)]
+
+
+def test_memory_that_cannot_be_had_is_called_by_its_name() -> None:
+    """PyTorch has no type of its own for it on the CPU."""
+    sent: list[Mapping[str, Any]] = []
+    with pytest.raises(RuntimeError):
+        trials._guarded(lambda: torch.empty(10**16), sent.append)  # type: ignore[arg-type]
+    assert sent[0]["outcome"] == "accident"
+    assert sent[0]["text"].startswith("out of memory (")
+    assert "40000000000000000 bytes" in sent[0]["text"]
+
+
+def test_a_divergence_is_told_with_its_numbers() -> None:
+    sent: list[Mapping[str, Any]] = []
+
+    def work() -> None:
+        raise Diverged("exploding_centers", 30, "the longest center has length 2e+05")
+
+    trials._guarded(work, sent.append)
+    assert sent == [
+        {
+            "objective": WORST,
+            "outcome": DIVERGED,
+            "text": "exploding_centers",
+            "detail": "exploding_centers at step 30: the longest center has length 2e+05",
+        }
+    ]
 
 
 def test_a_trial_whose_data_went_is_refused(job: Job, tmp_path: Path) -> None:

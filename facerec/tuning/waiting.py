@@ -1,0 +1,132 @@
+"""Trials that wait for room: named within a minute, and given up where none can ever come.
+
+Ray itself waits without a word. A trial waits where it has not begun (Tune has not started it, or
+Ray Train not its workers) and a placement group of just its size is pending.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.util import placement_group_table
+
+from facerec.tuning.cluster import Slots
+from facerec.tuning.trials import DRIVER_CPU, Job
+
+PATIENCE = 60.0  # seconds until a trial without room is named; twice that, and it is given up
+_LOOK = 5.0  # seconds between two looks
+_AGAIN = 600.0  # seconds between two lines about the same trial
+
+
+class Waiting:
+    """Watches for trials that get no room.
+
+    Args:
+        job: What the trials have in common.
+        joined: Whether others may be using this Ray too: what they hold, they may give back.
+        clock: Seconds, upwards.
+    """
+
+    def __init__(
+        self, job: Job, *, joined: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._job, self._joined, self._clock = job, joined, clock
+        self._looked = -_LOOK
+        self._since: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+
+    def look(self, trials: Sequence[Any]) -> tuple[list[str], str]:
+        """Look for trials that wait; costs nothing where it was done a moment ago.
+
+        Args:
+            trials: Tune's.
+
+        Returns:
+            Lines for the reader; and why none of the trials can ever run, or nothing.
+        """
+        now = self._clock()
+        if now - self._looked < _LOOK:
+            return [], ""
+        self._looked = now
+        groups = self._groups()
+        starved = [trial for trial in trials if trial.status == "PENDING"]
+        going = [trial for trial in trials if trial.status == "RUNNING"]
+        if self._job.slots.workers > 1:
+            starved += [trial for trial in going if not self._has_begun(trial)]
+            going = [trial for trial in going if self._has_begun(trial)]
+        # Those that have their place may take long to start; the first ones have it.
+        starting, starved = starved[: -groups or None], starved[-groups:] if groups else []
+        titles = [self._job.title(trial.config) for trial in starved]
+        self._since = {title: self._since.get(title, now) for title in titles}
+        late = [title for title in titles if now - self._since[title] >= PATIENCE]
+        if not late:
+            return [], ""
+        return self._lines(late, now), "" if going or starting else self._never(late, now)
+
+    def _lines(self, late: Sequence[str], now: float) -> list[str]:
+        new = [title for title in late if now - self._told.get(title, -_AGAIN) >= _AGAIN]
+        self._told |= dict.fromkeys(new, now)
+        return [
+            f"{title}  has waited {now - self._since[title]:.0f} s for {self._need()}; "
+            f"{self._free()}"
+            for title in new
+        ]
+
+    def _never(self, late: Sequence[str], now: float) -> str:
+        """Why none can run where none does; empty where one may get room yet."""
+        if not fits(self._job.slots, self._nodes()):
+            why = "no node is left that has it"
+        elif self._joined or now - self._since[late[0]] < 2 * PATIENCE:
+            return ""
+        else:
+            why = f"nothing of this sweep runs, and {self._free()}"
+        return (
+            f"{late[0]} cannot start: it takes {self._need()}, and {why}; run it where "
+            "there is room (--resume, if it had begun), or give fewer --workers, or a smaller "
+            "--gpus-per-worker"
+        )
+
+    def _need(self) -> str:
+        slots = self._job.slots
+        times = f"{slots.workers} x " if slots.workers > 1 else ""
+        return times + " and ".join(f"{amount:g} {kind}" for kind, amount in slots.each.items())
+
+    def _free(self) -> str:
+        free, there = ray.available_resources(), ray.cluster_resources()
+        kinds = self._job.slots.each
+        return "free are " + ", ".join(
+            f"{free.get(kind, 0):g} of {there.get(kind, 0):g} {kind}" for kind in kinds
+        )
+
+    def _nodes(self) -> list[Mapping[str, float]]:
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+    def _groups(self) -> int:
+        """Count the pending placement groups of one trial's size, or of its driver's."""
+        sizes = [[self._job.slots.each] * self._job.slots.workers, [{"CPU": DRIVER_CPU}]]
+        return sum(
+            group["state"] == "PENDING" and list(group["bundles"].values()) in sizes
+            for group in placement_group_table().values()
+        )
+
+    def _has_begun(self, trial: Any) -> bool:
+        """Whether its workers have written the run's config since Tune started it."""
+        config = self._job.run(trial.config["number"]) / "config.json"
+        return bool(config.exists() and config.stat().st_mtime >= (trial.start_time or 0))
+
+
+def fits(slots: Slots, nodes: Sequence[Mapping[str, float]]) -> bool:
+    """Whether nodes hold one trial when nothing else is on them.
+
+    Args:
+        slots: What a trial takes.
+        nodes: Resources of each node.
+    """
+    places = (
+        min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in slots.each.items())
+        for node in nodes
+    )
+    return sum(places) >= slots.workers
