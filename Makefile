@@ -12,7 +12,7 @@ ARGS ?=
 .PHONY: sweep test test-slow lint install clean
 
 sweep: install
-	$(BIN)/python sweeps/uniface_margin.py --trials 8 $(ARGS)
+	$(BIN)/python sweeps/uniface_margin.py --trials 8 --confirm 1 $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope

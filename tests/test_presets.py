@@ -93,6 +93,7 @@ def test_what_only_this_recipe_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.slow
 def test_backbone_is_the_published_one(name: str) -> None:
     config, facts = PRESETS[name](), PUBLISHED[name]
     assert config.backbone.name == facts.net[0]

@@ -275,6 +275,7 @@ def _worker(rank: int, world_size: int, folder: str, config: TrainConfig, resume
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_train_one_model_and_one_worker_goes_on(
     toy_shards: Path, tmp_path: Path
 ) -> None:

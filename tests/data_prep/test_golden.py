@@ -70,6 +70,7 @@ def test_lfw_train_reads_as_mxnet_reads_it() -> None:
         assert pixels.mean(axis=(0, 1)) == pytest.approx(entry["mean_rgb"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_lfw_train_arrives_whole(tmp_path: Path) -> None:
     want = golden("lfw_train/golden.json")
     assert main(["recordio", str(DATA / "lfw_train"), str(tmp_path / "lfw")]) == 0

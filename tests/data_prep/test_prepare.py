@@ -408,6 +408,7 @@ def test_a_folder_that_cannot_be_written(
     assert not (tmp_path / "dst" / "index.json").exists()
 
 
+@pytest.mark.slow
 def test_two_at_once_write_one_set(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "root", ["a", "b"], 3)
     command = [sys.executable, "-m", "data_prep", "folder", str(root), str(tmp_path / "dst")]
@@ -466,6 +467,7 @@ def test_a_missing_source_is_one_line(
     assert not (tmp_path / "dst").exists()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     """40 MB of images are read twice and written; at most one row group of them is held."""
     image = jpeg(0)

@@ -78,6 +78,16 @@ def test_chosen_rows(toy_shards: Path, backbone: Backbone) -> None:
     assert len(embed(backbone, split, rows=rows[:0]).keys) == 0
 
 
+def test_batches_are_full(toy_shards: Path, backbone: Backbone) -> None:
+    split = Shards(toy_shards).split()
+    rows = np.arange(0, split.rows, 3)  # eleven or so of each group of 32
+    sizes: list[int] = []
+    backbone.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    embed(backbone, split, rows=rows, batch_size=15, flip=False)
+    assert sizes == [15] * (len(rows) // 15) + [len(rows) % 15]
+    assert max(split.group_rows) // 3 < 15 < len(rows)
+
+
 def test_twice_the_same(toy_shards: Path, backbone: Backbone) -> None:
     split = Shards(toy_shards).split("val")
     one, two = embed(backbone.train(), split), embed(backbone.eval(), split)

@@ -100,6 +100,7 @@ def test_as_defined(kind: str, count: int, folds: int) -> None:
     assert_same(verification_from_distances(distances, same, folds), distances, same, folds)
 
 
+@pytest.mark.slow
 def test_many_pairs_in_one_class_reach_the_rates_between() -> None:
     generator = np.random.default_rng(3)
     same = np.tile([True, False, False, False], 750)  # 2,025 different pairs on nine folds

@@ -64,6 +64,7 @@ def test_the_head_trains_only_the_confidence() -> None:
     assert bool((wild > 0).all())
 
 
+@pytest.mark.slow
 def test_the_confidence_learns_which_embeddings_lie_near_their_centers() -> None:
     head = build_head(Component("scf"), ClassShard(20), 8)
     assert isinstance(head, ConfidenceHead)
