@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from facerec.backbones.base import Backbone
 from facerec.data.augment import normalise
 from facerec.data.images import decode, size
-from facerec.data.shards import DataError, Rows, Split
+from facerec.data.shards import DataError, Split
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ class Embeddings:
     norms: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class _Batch:
+    pixels: NDArray[np.uint8]  # (b, H, W, 3)
+    labels: list[int]
+    keys: list[str]
+
+
 def embed(
     backbone: Backbone,
     split: Split,
@@ -42,8 +50,9 @@ def embed(
     device: torch.device | str = "cpu",
     flip: bool = True,
 ) -> Embeddings:
-    """Embeds a split, one row group in memory at a time.
+    """Embeds a split; a thread decodes the next batch while the backbone runs on this one.
 
+    In memory are the encoded images of one row group and the pixels of two batches.
     Runs in evaluation mode and in the weights' own precision, and leaves each module's mode as it
     was. Weights that are not finite give embeddings that are not finite.
 
@@ -67,24 +76,16 @@ def embed(
     norms = np.empty(len(vectors), np.float32)
     labels = np.empty(len(vectors), np.int32)
     keys: list[str] = []
-    ends = np.cumsum(split.group_rows)
-    with _evaluating(backbone), torch.inference_mode():
-        for group, end in enumerate(ends):
-            chosen = np.flatnonzero(wanted[end - split.group_rows[group] : end])
-            if not len(chosen):
-                continue
-            part = split.read(group)
-            pixels = _decode(part, chosen)
-            first = len(keys)
-            labels[first : first + len(chosen)] = part.labels[chosen]
-            keys += [part.keys[row] for row in chosen]
-            for start in range(0, len(chosen), batch_size):
-                batch = torch.from_numpy(pixels[start : start + batch_size]).to(device)
-                images = normalise(batch)
-                found = backbone(images)
-                place = slice(first + start, first + start + len(batch))
-                norms[place] = found.norm(dim=1).cpu().numpy()
-                vectors[place] = (found + backbone(images.flip(3)) if flip else found).cpu().numpy()
+    ahead = _ahead(_batches(split, wanted, batch_size))
+    with closing(ahead), _evaluating(backbone), torch.inference_mode():
+        for batch in ahead:
+            images = normalise(torch.from_numpy(batch.pixels).to(device))
+            place = slice(len(keys), len(keys) + len(batch.keys))
+            labels[place] = batch.labels
+            keys += batch.keys
+            found = backbone(images)
+            norms[place] = found.norm(dim=1).cpu().numpy()
+            vectors[place] = (found + backbone(images.flip(3)) if flip else found).cpu().numpy()
     return Embeddings(vectors, labels, keys, norms)
 
 
@@ -100,15 +101,36 @@ def _evaluating(backbone: Backbone) -> Iterator[None]:
             module.training = True
 
 
-def _decode(rows: Rows, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Pixels (n, H, W, 3) of the chosen rows of a group."""
-    pixels = np.empty((0, 0, 0, 3), np.uint8)
-    for number, row in enumerate(chosen):
-        try:
-            if number == 0:
-                width, height = size(rows.images[row])
-                pixels = np.empty((len(chosen), height, width, 3), np.uint8)
-            decode(rows.images[row], out=pixels[number])
-        except DataError as error:
-            raise rows.locate(int(row), error) from error
-    return pixels
+def _batches(split: Split, wanted: NDArray[np.bool_], batch_size: int) -> Iterator[_Batch]:
+    """Decoded images that are wanted (rows,), in order; a batch may reach over row groups."""
+    left = int(wanted.sum())
+    batch: _Batch | None = None
+    for group, end in enumerate(np.cumsum(split.group_rows)):
+        chosen = np.flatnonzero(wanted[end - split.group_rows[group] : end])
+        if not len(chosen):
+            continue
+        part = split.read(group)
+        for row in chosen.tolist():
+            try:
+                if batch is None:
+                    width, height = size(part.images[row])
+                    count = min(batch_size, left)
+                    batch = _Batch(np.empty((count, height, width, 3), np.uint8), [], [])
+                decode(part.images[row], out=batch.pixels[len(batch.keys)])
+            except DataError as error:
+                raise part.locate(row, error) from error
+            batch.labels.append(int(part.labels[row]))
+            batch.keys.append(part.keys[row])
+            if len(batch.keys) == len(batch.pixels):
+                yield batch
+                left -= len(batch.keys)
+                batch = None
+
+
+def _ahead(batches: Iterator[_Batch]) -> Generator[_Batch, None, None]:
+    """The same batches, each made in a thread while the one before it is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="facerec-embed") as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
