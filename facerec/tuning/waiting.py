@@ -115,7 +115,8 @@ class Waiting:
     def _has_begun(self, trial: Any) -> bool:
         """Whether its workers have written the run's config since Tune started it."""
         config = self._job.run(trial.config["number"]) / "config.json"
-        return bool(config.exists() and config.stat().st_mtime >= (trial.start_time or 0))
+        began = trial.run_metadata.start_time or 0
+        return bool(config.exists() and config.stat().st_mtime >= began)
 
 
 def fits(slots: Slots, nodes: Sequence[Mapping[str, float]]) -> bool:

@@ -47,7 +47,8 @@ def job(folder: Path, workers: int = 1) -> Job:
 
 
 def trial(number: int, status: str) -> Any:
-    return SimpleNamespace(config={"number": number}, status=status, start_time=0.0)
+    began = SimpleNamespace(start_time=0.0)
+    return SimpleNamespace(config={"number": number}, status=status, run_metadata=began)
 
 
 def looked(watch: Waiting, machine: Machine, trials: list[Any], at: float) -> tuple[Any, str]:
