@@ -1,20 +1,27 @@
 """How fast the protocols are, as ratios within one run against the procedures of the field.
 
-python benchmarks/evaluation.py [--small]
+python benchmarks/evaluation.py [CASE ...] [--small]
 
 - `folds`: 10-fold accuracy and VAL of 6,000 pairs, from the same squared distances, against loops
   over folds and thresholds (400 for accuracy, 4,000 for VAL) as insightface has them. VAL's
   interpolation is NumPy's there, SciPy's refusing equal rates today.
 - `templates`: 23,124 templates, 15.66 million pairs, 512-d: scores and all TARs, against the scores
   alone from rows gathered and multiplied 100,000 pairs at a time, as insightface does. With pairs
-  as IJB-C has them, between 3,531 templates and 19,593 others; then with pairs of any two, and with
-  these in single precision on our side.
-- `search`: the best 10 of 1,000,000 for each of 3,530, against faiss's `IndexFlatIP` where that is
-  installed, and else against a product in blocks of 4,096 with NumPy's partition.
+  as IJB-C has them, between 3,531 templates and 19,593 others; then with pairs of any two; each in
+  double and in single precision on both sides. The slow side gathers a fifth of its blocks in each
+  turn, others each time, and is counted as five times that.
+- `search`: the best 10 of 1,000,000 for each of 3,530, against faiss's `IndexFlatIP`, which
+  `pip install facerec[bench]` brings.
+- `sets`: five verification sets with 1,000 draws, from decoded images, against the bare forward
+  passes of the same batches; and 1,000 draws of 6,000 pairs against the pass of 12,000 images.
 
-One thread. Both sides run in turns; written are the medians of five turns and their ratio, and the
-most memory that arrays held during ours, to docs/benchmarks/evaluation.json with hardware and
-commit. `--small` runs at a reduced size and writes nothing; the full one takes over half an hour.
+Each case is a process of its own, with the threads that the libraries choose by themselves and then
+with one. Both sides run in turns; written are the seconds of five turns, by the clock and of the
+processor, the ratio of their medians, the memory of the process before ours and at most during it,
+and the machine's load before and after, to docs/benchmarks/evaluation.json with hardware and
+commit. Cases that are named alone
+replace theirs in that file. `--small` runs at a reduced size and writes nothing; the full one takes
+the better part of an hour on two cores.
 """
 
 from __future__ import annotations
@@ -23,234 +30,97 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
-import time
-import tracemalloc
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
-
-os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and faiss
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
+from typing import Any
 
 import numpy as np
-
-from facerec.evaluation.metrics import Verification, verification_from_distances
-from facerec.evaluation.roc import PairTars, tar_at_far
-from facerec.evaluation.search import search
-from facerec.evaluation.templates import pair_scores
-
-try:
-    import faiss
-except ImportError:
-    faiss = None
+from evaluation_folds import folds
+from evaluation_scores import TemplateSizes, identification, templates
+from evaluation_sets import small_sets
+from evaluation_turns import TURNS, load
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "benchmarks" / "evaluation.json"
-TURNS = 5
-FOLDS = 10
-SIZE = 512
-GATHERED = 100_000  # pairs
-BEST = 10
+ONE, MANY = "one thread", "default threads"
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-class Sizes(NamedTuple):
-    pairs: int = 6000
-    first: int = 3531
-    second: int = 19_593
-    template_pairs: int = 15_658_489
-    probes: int = 3530
-    distractors: int = 1_000_000
+def _templates(kind: type[np.floating[Any]], between: bool) -> Callable[[bool], dict[str, Any]]:
+    small = TemplateSizes(700, 3900, 500_000)
+    return lambda reduced: templates(small if reduced else TemplateSizes(), kind, between)
 
 
-SMALL = Sizes(1200, 350, 1950, 156_000, 350, 20_000)
+# What runs, given whether at a reduced size, and with which threads.
+CASES: dict[str, tuple[Callable[[bool], dict[str, Any]], tuple[str, ...]]] = {
+    "folds": (lambda reduced: folds(1200 if reduced else 6000), (ONE,)),
+    "templates": (_templates(np.float64, True), (MANY, ONE)),
+    "templates_single": (_templates(np.float32, True), (MANY, ONE)),
+    "templates_any_two": (_templates(np.float64, False), (MANY, ONE)),
+    "templates_any_two_single": (_templates(np.float32, False), (MANY, ONE)),
+    "search": (
+        lambda reduced: identification(*(350, 20_000) if reduced else (3530, 1_000_000)),
+        (MANY, ONE),
+    ),
+    "sets_iresnet18": (
+        lambda reduced: small_sets("iresnet18", 2000 if reduced else 400),
+        (MANY, ONE),
+    ),
+    "sets_tiny": (lambda reduced: small_sets("tiny", 500 if reduced else 25), (MANY, ONE)),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; else all")
     parser.add_argument("--small", action="store_true", help="reduced size; writes nothing")
-    small = parser.parse_args().small
-    sizes, draws = SMALL if small else Sizes(), np.random.default_rng(1)
-    results = {"folds": folds(sizes, draws)}
-    results["templates"] = templates(sizes, draws)
-    results["templates, any two"] = templates(sizes, draws, between=False)
-    results["templates, any two, single"] = templates(sizes, draws, False, np.float32)
-    results["search"] = identification(sizes, draws)
-    for name, result in results.items():
-        print(f"{name}: {json.dumps(result)}")
-    if small:
+    parser.add_argument("--here", action="store_true", help="one case, in this process")
+    asked = parser.parse_args()
+    for name in asked.cases:
+        if name not in CASES:
+            parser.error(f"no case {name!r}: takes {', '.join(CASES)}")
+    if asked.here:
+        print(json.dumps(CASES[asked.cases[0]][0](asked.small)))
         return
+    results = {} if asked.small or not asked.cases else json.loads(OUT.read_text())["results"]
+    for name in asked.cases or CASES:
+        results[name] = {how: _child(name, how, asked.small) for how in CASES[name][1]}
+        if not asked.small:
+            _write({name: results[name] for name in CASES if name in results})
+
+
+def _child(name: str, how: str, small: bool) -> dict[str, Any]:
+    """One case in a process of its own: libraries read their number of threads when they load."""
+    environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    if how == ONE:
+        environment |= dict.fromkeys(VARIABLES, "1")
+    command = [sys.executable, __file__, name, "--here", *(["--small"] if small else [])]
+    before = load()
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout) | {"load": [before, load()]}
+    print(f"{name}, {how}: {json.dumps(result)}", flush=True)
+    return result
+
+
+def _write(results: dict[str, Any]) -> None:
     commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     described = {
         "command": "python benchmarks/evaluation.py",
         "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "hardware": f"{_processor()}, one thread",
+        "hardware": _processor(),
         "versions": {
             "python": platform.python_version(),
-            "numpy": np.__version__,
-            "faiss": faiss.__version__ if faiss else "not installed",
+            **{name: metadata.version(name) for name in ("numpy", "torch", "faiss-cpu")},
         },
         "turns": TURNS,
-        "sizes": sizes._asdict(),
         "results": results,
     }
-    OUT.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-
-
-def folds(sizes: Sizes, draws: np.random.Generator) -> dict[str, Any]:
-    same = draws.random(sizes.pairs) < 0.5
-    noise = 0.25 * draws.standard_normal(sizes.pairs)
-    distances = np.clip(np.where(same, 1.0, 1.9) + noise, 0, 4)
-    result, ours, reference = _in_turns(
-        lambda: verification_from_distances(distances, same),
-        lambda: _folds(distances, same),
-    )
-    return result | {"equal": _equal(ours, reference)}
-
-
-def _equal(ours: Verification, reference: tuple[Any, ...]) -> bool:
-    accuracies, val, far = reference
-    return bool(np.array_equal(ours.fold_accuracies, accuracies)) and (
-        (ours.accuracy, ours.accuracy_std) == (accuracies.mean(), accuracies.std())
-        and (ours.val, ours.far) == (val, far)
-    )
-
-
-def _folds(distances: Any, same: Any) -> tuple[Any, float, float]:
-    """Accuracies, VAL and FAR by loops over folds and thresholds."""
-    accuracies, vals, fars = np.zeros(FOLDS), np.zeros(FOLDS), np.zeros(FOLDS)
-    thresholds = np.arange(0, 4, 0.01)
-    for fold, (rest, test) in enumerate(_split(len(same))):
-        on_rest = [_rates(t, distances[rest], same[rest])[2] for t in thresholds]
-        for threshold in thresholds:  # the curve, which the procedure returns as well
-            _rates(threshold, distances[test], same[test])
-        best = thresholds[np.argmax(on_rest)]
-        accuracies[fold] = _rates(best, distances[test], same[test])[2]
-    thresholds = np.arange(0, 4, 0.001)
-    for fold, (rest, test) in enumerate(_split(len(same))):
-        rates = [_val_and_far(t, distances[rest], same[rest])[1] for t in thresholds]
-        threshold = np.interp(1e-3, rates, thresholds) if max(rates) >= 1e-3 else 0.0
-        vals[fold], fars[fold] = _val_and_far(threshold, distances[test], same[test])
-    return accuracies, vals.mean(), fars.mean()
-
-
-def _split(count: int) -> Iterator[tuple[Any, Any]]:
-    for test in np.array_split(np.arange(count), FOLDS):
-        yield np.setdiff1d(np.arange(count), test), test
-
-
-def _rates(threshold: float, distances: Any, same: Any) -> tuple[float, float, float]:
-    """True accept rate, false accept rate and accuracy."""
-    accepted = np.less(distances, threshold)
-    right = np.sum(np.logical_and(accepted, same))
-    wrong = np.sum(np.logical_and(accepted, np.logical_not(same)))
-    refused = np.sum(np.logical_and(np.logical_not(accepted), np.logical_not(same)))
-    missed = np.sum(np.logical_and(np.logical_not(accepted), same))
-    return (
-        float(right) / float(right + missed),
-        float(wrong) / float(wrong + refused),
-        float(right + refused) / distances.size,
-    )
-
-
-def _val_and_far(threshold: float, distances: Any, same: Any) -> tuple[float, float]:
-    accepted = np.less(distances, threshold)
-    right = np.sum(np.logical_and(accepted, same))
-    wrong = np.sum(np.logical_and(accepted, np.logical_not(same)))
-    return float(right) / float(np.sum(same)), float(wrong) / float(np.sum(np.logical_not(same)))
-
-
-def templates(
-    sizes: Sizes, draws: np.random.Generator, between: bool = True, kind: type = np.float64
-) -> dict[str, Any]:
-    count = sizes.first + sizes.second
-    people = draws.integers(0, sizes.first, count)
-    people[: sizes.first] = np.arange(sizes.first)
-    features = 0.5 * draws.standard_normal((sizes.first, SIZE))[people]
-    features += draws.standard_normal((count, SIZE))
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
-    ends = (0, sizes.first, sizes.first, count) if between else (0, count, 0, count)
-    first = draws.integers(*ends[:2], sizes.template_pairs)
-    second = draws.integers(*ends[2:], sizes.template_pairs)
-    mated = draws.permutation(sizes.template_pairs)[: sizes.second]  # as many as templates
-    second[mated] = np.arange(sizes.first, count)
-    first[mated] = people[sizes.first :]
-    same, mine = people[first] == people[second], features.astype(kind)
-
-    def ours() -> tuple[Any, PairTars]:
-        scores = pair_scores(mine, first, second)
-        return scores, tar_at_far(scores, same)
-
-    result, (scores, _), gathered = _in_turns(ours, lambda: _gather(features, first, second))
-    tracemalloc.start()
-    ours()
-    result["gigabytes"] = round(tracemalloc.get_traced_memory()[1] / 1e9, 2)
-    tracemalloc.stop()
-    return result | {"largest_difference": float(np.abs(scores - gathered).max())}
-
-
-def _gather(features: Any, first: Any, second: Any) -> Any:
-    scores = np.zeros(len(first))
-    for start in range(0, len(first), GATHERED):
-        part = slice(start, start + GATHERED)
-        scores[part] = np.sum(features[first[part]] * features[second[part]], -1)
-    return scores
-
-
-def identification(sizes: Sizes, draws: np.random.Generator) -> dict[str, Any]:
-    base = draws.standard_normal((sizes.distractors, SIZE), dtype=np.float32)
-    base /= np.linalg.norm(base, axis=1, keepdims=True)
-    queries = draws.standard_normal((sizes.probes, SIZE), dtype=np.float32)
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    index = None
-    if faiss is not None:
-        faiss.omp_set_num_threads(1)
-        index = faiss.IndexFlatIP(SIZE)
-        index.add(base)
-    result, ours, theirs = _in_turns(
-        lambda: search(queries, base, BEST),
-        lambda: index.search(queries, BEST) if index else _partition(queries, base),
-    )
-    tracemalloc.start()
-    search(queries, base, BEST)
-    result["gigabytes_beside_the_vectors"] = round(tracemalloc.get_traced_memory()[1] / 1e9, 2)
-    tracemalloc.stop()
-    return result | {
-        "against": "faiss IndexFlatIP" if index else "blocks of 4,096 and partition",
-        "same_rows": float(np.mean(np.sort(ours[1], axis=1) == np.sort(theirs[1], axis=1))),
-    }
-
-
-def _partition(queries: Any, base: Any) -> tuple[Any, Any]:
-    """The best of each block's best and those so far."""
-    scores = np.full((len(queries), 0), 0, np.float32)
-    rows = np.full((len(queries), 0), 0)
-    for start in range(0, len(base), 4096):
-        tile = queries @ base[start : start + 4096].T
-        best = np.argpartition(tile, -BEST, axis=1)[:, -BEST:]
-        scores = np.hstack([scores, np.take_along_axis(tile, best, axis=1)])
-        rows = np.hstack([rows, best + start])
-        order = np.argsort(-scores, axis=1)[:, :BEST]
-        scores = np.take_along_axis(scores, order, axis=1)
-        rows = np.take_along_axis(rows, order, axis=1)
-    return scores, rows
-
-
-def _in_turns(
-    ours: Callable[[], Any], reference: Callable[[], Any]
-) -> tuple[dict[str, Any], Any, Any]:
-    """Medians of both, and what both returned last."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    found = [None, None]
-    for _ in range(TURNS):
-        for which, run in enumerate((ours, reference)):
-            began = time.perf_counter()
-            found[which] = run()
-            seconds[which].append(time.perf_counter() - began)
-    mine, other = (statistics.median(times) for times in seconds)
-    times = {"seconds": round(mine, 4), "reference_seconds": round(other, 4)}
-    return times | {"reference / ours": round(other / mine, 2)}, *found
+    aside = OUT.with_suffix(".part")
+    aside.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    aside.replace(OUT)
 
 
 def _processor() -> str:
