@@ -4,59 +4,72 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from data_prep import leaks, stats, verify
 from data_prep.cuts import Cut, Options, pair_up, split
+from data_prep.lists import List
 from data_prep.megaface import Listed, Megaface
+from data_prep.options import Tool, parser
+from data_prep.pairs_list import PairsList
+from data_prep.parquet_rows import Columns, ParquetRows
 from data_prep.prepare import Prepared, prepare
-from data_prep.readers import Folder, List, Source
+from data_prep.readers import Folder, Source
 from data_prep.recordio import Recordio
 from data_prep.screen import Screen
 from data_prep.templates import Templates
 from data_prep.verification import Groups, Verification
 from facerec.data.shards import DataError
 
-_EVALUATION = ("bin", "templates", "megaface")  # nothing is cut off these
+# By the name of the command that each adds and runs.
+_TOOLS: Mapping[str, Tool] = {"verify": verify, "stats": stats, "leaks": leaks}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one preparation.
+    """Runs one command.
 
     Returns:
-        Exit status: 0 good, 2 for what the user can mend, 3 when something was left out, 130 after
-        Ctrl-C.
+        Exit status: 0 good, 2 for what the user can mend, 3 when something was left out or leaks
+        were found, 130 after Ctrl-C.
     """
-    options = _parser().parse_args(argv)
+    options = parser(_TOOLS.values()).parse_args(argv)
+    tool = _TOOLS.get(options.kind)
     try:
-        with Screen() as screen:
-            source, cut = _source(options)
-            prepared = prepare(
-                source,
-                options.dst,
-                Options(
-                    val_identities=getattr(options, "val_identities", 0),
-                    confirm_identities=getattr(options, "confirm_identities", 0),
-                    min_images=getattr(options, "min_images", 1),
-                    skip_errors=getattr(options, "on_error", "fail") == "skip",
-                ),
-                said=_said(options),
-                tell=screen,
-                cut=cut,
-            )
+        return _prepare(options) if tool is None else tool.run(options)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error.filename or options.dst}: {error.strerror}", file=sys.stderr)
+        place = error.filename or getattr(options, "dst", options.kind)
+        print(f"error: {place}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command again continues", file=sys.stderr)
+        more = "; the same command again continues" if tool is None else ""
+        print(f"interrupted{more}", file=sys.stderr)
         return 130
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    with Screen() as screen:
+        source, cut = _source(options)
+        prepared = prepare(
+            source,
+            options.dst,
+            Options(
+                val_identities=getattr(options, "val_identities", 0),
+                confirm_identities=getattr(options, "confirm_identities", 0),
+                min_images=getattr(options, "min_images", 1),
+                skip_errors=getattr(options, "on_error", "fail") == "skip",
+            ),
+            said=_said(options),
+            tell=screen,
+            cut=cut,
+        )
     _summary(options.dst, prepared)
     if prepared.already:
         return 0
@@ -64,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         total = prepared.index["source"]["counts"]["images"]
         lost = dict(prepared.left_out)
         first = f"{lost.pop('images', 0)} of {total} images"
-        print(", ".join([first, *(f"{n} of the {what}" for what, n in lost.items())]) + " left out")
+        said = ", ".join([first, *(f"{n} of the {what}" for what, n in lost.items())])
+        print(f"{said} left out: {options.dst / 'damage.csv'} says which and why")
         return 3
     return 0
 
@@ -84,6 +98,12 @@ def _source(options: argparse.Namespace) -> tuple[Source, Cut]:
             return Folder(options.src), split
         case "list":
             return List(options.src, options.root), split
+        case "pairs":
+            pairs = PairsList(options.src, options.root, options.layout)
+            return pairs, pairs.cut
+        case "parquet":
+            columns = Columns(options.image_column, options.label_column, options.key_column)
+            return ParquetRows(options.src, columns, beside=options.dst), split
         case "templates":
             templates = Templates(options.src)
             return templates, templates.cut
@@ -144,125 +164,6 @@ def _summary(folder: Path, prepared: Prepared) -> None:
     for row in rows:
         table.add_row(*map(str, row))
     Console().print(table)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, as all other errors do; the usage is in --help."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; {self.prog} --help says more\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m data_prep", description="Turns a face data set into Parquet shards."
-    )
-    commands = parser.add_subparsers(dest="kind", required=True, metavar="FORMAT")
-    for kind, what, source in (
-        ("recordio", "insightface's training folder: train.rec, train.idx", "the folder"),
-        (
-            "bin",
-            "a verification set of pairs, such as lfw.bin",
-            "the file, or a folder of them: a group of people each",
-        ),
-        ("folder", "one folder per identity", "the folder of folders"),
-        ("list", "a MagFace list, or an im2rec .lst", "the list"),
-        (
-            "templates",
-            "IJB-B or IJB-C in insightface's layout, faces aligned by their five points",
-            "the folder of loose_crop/ and meta/",
-        ),
-        (
-            "megaface",
-            "probes, and distractors among whom they are sought",
-            "the folder of facescrub_lst, facescrub_images/, megaface_lst, megaface_images/ and, "
-            "where there are, facescrub_noises.txt, megaface_noises.txt",
-        ),
-        ("synthetic", "drawn faces", ""),
-    ):
-        command = commands.add_parser(
-            kind,
-            help=what,
-            description=f"Prepares {what}.",
-        )
-        if source:
-            command.add_argument("src", type=Path, metavar="SRC", help=source)
-        command.add_argument("dst", type=Path, metavar="DST", help="folder of the prepared set")
-        if kind == "list":
-            command.add_argument(
-                "--root",
-                type=Path,
-                default=Path(),
-                help="folder that the paths are relative to (default: the current one)",
-            )
-        if kind == "megaface":
-            for one, name, form in (
-                ("probe", "facescrub", "identity/file"),
-                ("distractor", "megaface", "a/b/file"),
-            ):
-                command.add_argument(
-                    f"--{one}s",
-                    type=Path,
-                    metavar="LIST",
-                    help=f"list of {one}s, a path a line that ends in {form} "
-                    f"(default: SRC/{name}_lst)",
-                )
-                command.add_argument(
-                    f"--{one}-root",
-                    type=Path,
-                    metavar="DIR",
-                    help=f"folder that its paths are relative to (default: SRC/{name}_images)",
-                )
-        if kind == "synthetic":
-            for option, default, what in (
-                ("--identities", 400, "people"),
-                ("--images", 10, "images of each"),
-                ("--size", 112, "width and height in pixels"),
-                ("--seed", 1, "of all that is drawn"),
-            ):
-                command.add_argument(
-                    option,
-                    type=_natural if option == "--seed" else _positive,
-                    default=default,
-                    metavar="N",
-                    help=f"{what} (default: %(default)s)",
-                )
-        if kind not in _EVALUATION:
-            for split in ("val", "confirm"):
-                command.add_argument(
-                    f"--{split}-identities",
-                    type=_natural,
-                    metavar="N",
-                    help=f"identities cut off for {split}, 0 for none (default: a tenth, at least "
-                    f"10; none when there are fewer than 40)",
-                )
-            command.add_argument(
-                "--min-images",
-                type=_positive,
-                default=1,
-                metavar="N",
-                help="fewest images of an identity that is kept (default: %(default)s)",
-            )
-        command.add_argument(
-            "--on-error",
-            choices=("fail", "skip"),
-            default="fail",
-            help="what an image that cannot be used does: end the run, or be left out "
-            "(default: fail)",
-        )
-    return parser
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if _natural(text) == 0:
-        raise argparse.ArgumentTypeError("0 is too small: 1 or more")
-    return int(text)
 
 
 if __name__ == "__main__":

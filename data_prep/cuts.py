@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from data_prep.damage import Damage
 from data_prep.readers import Facts
-from data_prep.scan import Images, Tell
+from data_prep.scan import Images
 from facerec.data.shards import DataError
 
 SEED = 1  # of the cuts and of the shuffle; written into the index
@@ -67,11 +68,11 @@ class Plan:
     tables: tuple[Table, ...] = ()
 
 
-Cut: TypeAlias = Callable[[Images, Facts, Options, Tell], Plan]
+Cut: TypeAlias = Callable[[Images, Facts, Options, Damage], Plan]
 """How a kind of source becomes a set: from the images that can be used to the plan."""
 
 
-def split(images: Images, facts: Facts, options: Options, tell: Tell) -> Plan:
+def split(images: Images, facts: Facts, options: Options, damage: Damage) -> Plan:
     """Training: filters and cuts by identity, relabels from 0, shuffles the training rows.
 
     Returns:
@@ -80,11 +81,7 @@ def split(images: Images, facts: Facts, options: Options, tell: Tell) -> Plan:
     Raises:
         DataError: too few identities for what was asked.
     """
-    if facts.classes is not None and facts.classes != len(images.identities):
-        tell.warn(
-            f"the source promises {facts.classes} identities, its labels have "
-            f"{len(images.identities)}: the labels count"
-        )
+    _compare(images, facts, damage)
     sizes = np.bincount(images.codes, minlength=len(images.identities))
     kept = np.flatnonzero(sizes >= options.min_images)
     if not len(kept):
@@ -93,7 +90,7 @@ def split(images: Images, facts: Facts, options: Options, tell: Tell) -> Plan:
             f"{sizes.max()}"
         )
     able = kept[sizes[kept] > 1]  # an identity with one image makes no genuine pair
-    val, confirm = _cut_sizes(len(kept), len(able), options, tell)
+    val, confirm = _cut_sizes(len(kept), len(able), options, damage)
     if val + confirm > len(able) or (val + confirm and len(kept) - val - confirm < 2):
         raise DataError(
             f"cutting {val} identities for val and {confirm} for confirm off {len(kept)}, of which "
@@ -132,11 +129,14 @@ def pair_up(same: NDArray[np.bool_], groups: Sequence[str] | None = None) -> Cut
         groups: the group of people of pair k, (N,), where the source tells groups apart.
     """
 
-    def cut(images: Images, facts: Facts, options: Options, tell: Tell) -> Plan:
+    def cut(images: Images, facts: Facts, options: Options, damage: Damage) -> Plan:
         good = np.zeros(2 * len(same), bool)
         good[images.positions] = True
         whole = good.reshape(-1, 2).all(axis=1)
         part = unlabelled(np.flatnonzero(np.repeat(whole, 2)))
+        for position in np.setdiff1d(images.positions, part.positions).tolist():
+            place = facts.at(position)
+            damage.refuse(place.error(f"the other image of pair {position // 2} is left out"))
         if not len(part.positions):
             raise DataError("no pair is left of which both images can be read")
         counts = {"images": images.total, "left_out": images.total - len(part.positions)}
@@ -154,13 +154,28 @@ def unlabelled(positions: NDArray[np.int64]) -> Part:
     return Part(positions, np.full(len(positions), -1, np.int32), 0)
 
 
-def _cut_sizes(identities: int, able: int, options: Options, tell: Tell) -> tuple[int, int]:
+def _compare(images: Images, facts: Facts, damage: Damage) -> None:
+    """Warns where the labels are not those that the source promises."""
+    found = f"{len(images.identities)}"
+    beyond = 0
+    if facts.order is int and facts.classes is not None:
+        beyond = max(map(int, images.identities)) + 1 - facts.classes
+        if beyond > 0:
+            found += f", up to label {facts.classes + beyond - 1}"
+    if facts.classes is not None and (beyond > 0 or facts.classes != len(images.identities)):
+        damage.tell.warn(
+            f"the source promises {facts.classes} identities, its labels have {found}: the labels "
+            f"count"
+        )
+
+
+def _cut_sizes(identities: int, able: int, options: Options, damage: Damage) -> tuple[int, int]:
     """Identities to cut for val and confirm; where the user said nothing, a tenth each."""
     share = max(10, identities // 10)
     enough = identities >= 40 and able >= 2 * share
     asked = (options.val_identities, options.confirm_identities)
     if not enough and None in asked:
-        tell.warn(
+        damage.tell.warn(
             f"{identities} identities, {able} with two images or more, are too few for the default "
             f"cuts (40, {2 * share}): without --val-identities N, --confirm-identities N the set "
             f"has no val, no confirm"

@@ -77,7 +77,7 @@ def read_faces(root: Path) -> Faces:
     ids: list[tuple[int, int]] = []
     for where, words in _lines(members, 3):
         try:
-            ids.append((int(words[1]), int(words[2])))
+            ids.append((_id(words[1]), _id(words[2])))
         except ValueError:
             raise DataError(f"{where}: `name template_id media_id` is wanted") from None
         names.append(words[0])
@@ -159,6 +159,14 @@ def _prefix(root: Path) -> str:
     return found[0].name.removesuffix(_FACES)
 
 
+def _id(word: str) -> int:
+    """A whole number that fits 64 bits; `ValueError` otherwise."""
+    number = int(word)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{word[:80]} does not fit 64 bits")
+    return number
+
+
 def _lines(path: Path, words: int) -> Iterator[tuple[str, list[str]]]:
     """Blank-separated lines, each with its place; empty ones are left out."""
     try:
@@ -183,7 +191,7 @@ def _subjects(paths: list[Path]) -> Subjects:
                 for number, row in enumerate(csv.reader(file), 1):
                     if number == 1 or not row:
                         continue
-                    template, subject = int(row[0]), int(row[1])
+                    template, subject = _id(row[0]), _id(row[1])
                     if known.setdefault(template, subject) != subject:
                         raise DataError(
                             f"{path}, line {number}: template {template} is of subject "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.cuts import Options, Plan, part_of, unlabelled
+from data_prep.damage import Damage
+from data_prep.lines import Root, repeats
 from data_prep.readers import Facts, digest, fingerprint, read_bytes
-from data_prep.scan import Images, Tell
+from data_prep.scan import Images
 from facerec.data.shards import DataError, FaceImage
 
 _PROBE, _DISTRACTOR = 2, 3  # parts of a path: `identity/file`, `a/b/file`
@@ -62,7 +65,7 @@ class Megaface:
             return self._distractors.read(position - probes, identity="")
         return self._probes.read(position, self._probes.key(position).partition("/")[0])
 
-    def cut(self, images: Images, facts: Facts, options: Options, tell: Tell) -> Plan:
+    def cut(self, images: Images, facts: Facts, options: Options, damage: Damage) -> Plan:
         """`train` holds the probes, `distractors` the others; both in the order of the lists.
 
         Raises:
@@ -97,16 +100,15 @@ class _Side:
             )
         if not listed.path.is_file():
             raise DataError(f"{listed.path}: no such list; --{what}s LIST names another")
-        self._listed, self._parts = listed, parts
+        self._listed, self._parts, self._root = listed, parts, Root(listed.root)
         self.paths = read_list(listed.path, parts)
         noises = listed.noises.is_file()
         self._noises = read_noises(listed.noises) if noises else frozenset()
         self.origin = [str(listed.root.resolve()), digest(listed.path)]
         self.origin += [digest(listed.noises)] if noises else ["no noises"]
-        first: dict[str, int] = {}
-        keys = (first.setdefault(self.key(n), n) for n in range(len(self.paths)))
         # A distractor that is there twice is two distractors: nothing is won by that.
-        self._again = {n: k for n, k in enumerate(keys) if k != n} if parts == _PROBE else {}
+        names = array("q", (hash(self.key(n)) for n in range(len(self.paths) * (parts == _PROBE))))
+        self._again = repeats(names)
 
     def key(self, row: int) -> str:
         return "/".join(self.paths[row].split("/")[-self._parts :])
@@ -117,13 +119,16 @@ class _Side:
 
     def read(self, row: int, identity: str) -> FaceImage:
         key, path = self.key(row), self.paths[row]
-        if row in self._again:
+        if row in self._again and self.key(self._again[row]) == key:
             raise DataError(
                 f"probe {row + 1} of {self._listed.path.name} is probe {self._again[row] + 1} "
                 f"again and would find itself: delete the line, or --on-error skip",
                 key=key,
             )
-        image = read_bytes(self._listed.root / path, key)
+        try:
+            image = read_bytes(self._root.find(path), key)
+        except DataError as error:
+            raise DataError(error.reason, shard=self._listed.path.name, key=key) from error
         return FaceImage(image=image, identity=identity, key=key, more={"noisy": self.noisy(row)})
 
 

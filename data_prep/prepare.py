@@ -22,10 +22,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_prep.cuts import SEED, Cut, Options, Part, Table, split
-from data_prep.readers import Source
-from data_prep.scan import Tell, scan
-from facerec.data.shards import VERSION, DataError
+from data_prep.cuts import SEED, Cut, Options, Part, Plan, Table, split
+from data_prep.damage import Damage, Tell
+from data_prep.readers import Facts, Source
+from data_prep.scan import scan
+from facerec.data.shards import VERSION, DataError, Shards
 from facerec.data.writer import COLUMNS, GROUP_ROWS, describe, write_json, write_table
 
 SHARD_ROWS = 4096  # some 25 MB of 112 x 112 JPEGs: a kill loses little
@@ -85,11 +86,15 @@ def prepare(
     with _claim(folder, tell):
         finished = _compare(folder, origin)
         if finished is not None:
+            (folder / _BEGUN).unlink(missing_ok=True)  # killed between the two
             return Prepared(finished, already=True)
         for remark in source.facts.remarks:
             tell.warn(remark)
-        images = scan(source, options.skip_errors, tell)
-        plan = cut(images, source.facts, options, tell)
+        damage = Damage(tell, options.skip_errors, folder)
+        for fault in source.facts.faults:
+            damage.refuse(fault)
+        images = scan(source, damage)
+        plan = cut(images, source.facts, options, damage)
         write_json(folder / _BEGUN, {"source": origin})
         entries = {
             name: _write_part(folder, name, source, part, images.size, tell, shard_rows)
@@ -105,7 +110,8 @@ def prepare(
                 **origin,
                 **source.facts.details,
                 "seed": SEED,
-                "counts": dict(plan.counts),
+                "counts": _counts(plan, source.facts),
+                "damage": damage.write(folder),
                 "tool": f"facerec {_version()}",
             },
         }
@@ -178,6 +184,13 @@ def _group(
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
+def _counts(plan: Plan, facts: Facts) -> dict[str, int]:
+    counts = dict(plan.counts)
+    if facts.faults:
+        counts[f"{facts.faulty}_left_out"] = len(facts.faults)
+    return counts
+
+
 def _write_tables(folder: Path, tables: Sequence[Table], index: dict[str, Any]) -> None:
     """Writes the tables beside the shards and describes them in the index."""
     for table in tables:
@@ -221,12 +234,16 @@ def _compare(folder: Path, origin: Mapping[str, Any]) -> Mapping[str, Any] | Non
         try:
             content = json.loads((folder / name).read_text(encoding="utf-8"))
             old = {key: content["source"][key] for key in origin}
+            found = {**old, **old["options"]}
+            if name == "index.json":
+                Shards(folder)
+                Prepared(content).left_out  # noqa: B018 - its numbers are there
         except FileNotFoundError:
             continue
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{folder / name} is damaged: delete the folder") from error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            why = f": {error}" if isinstance(error, DataError) else ""
+            raise DataError(f"{folder / name} is damaged: delete the folder{why}") from error
         wanted = {**origin, **origin["options"]}
-        found = {**old, **old["options"]}
         changed = [
             f"{key} was {found.get(key)!r} and is {wanted.get(key)!r}"
             for key in sorted({*wanted, *found} - {"options"})

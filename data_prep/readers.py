@@ -1,4 +1,4 @@
-"""Sources of face images: what a reader promises, and the two plain ones, folders and lists.
+"""Sources of face images: what a reader promises, and the plainest one, a folder of folders.
 
 A source is a sequence: `source[i]` reads the i-th image when it is asked for and raises
 `DataError` when that one is wrong, so that a set of any size is read with little memory and one
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from facerec.data.errors import one_line
 from facerec.data.shards import DataError, FaceImage
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm")
@@ -38,6 +40,28 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where an image comes from, for errors: file, and what is known of key, byte, line and row."""
+
+    file: str
+    key: str | None = None
+    offset: int | None = None
+    line: int | None = None
+    row: int | None = None
+
+    def error(self, message: str, key: str | None = None) -> DataError:
+        """An error at this place; `key` where the place has none of its own."""
+        return DataError(
+            message,
+            shard=self.file,
+            row=self.row,
+            line=self.line,
+            key=self.key or key,
+            offset=self.offset,
+        )
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of a source as a whole.
 
@@ -52,6 +76,9 @@ class Facts:
         classes: number of identities that the source promises.
         details: further facts for `index.json`.
         remarks: sentences for the user, such as files that were ignored.
+        place: where the n-th image comes from; None where its key says it all.
+        faults: what is wrong beside the images, each a thing that is left out or ends the run.
+        faulty: what `faults` are counted as.
     """
 
     kind: str
@@ -64,6 +91,13 @@ class Facts:
     classes: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    place: Callable[[int], Place] | None = None
+    faults: tuple[DataError, ...] = ()
+    faulty: str = "records"
+
+    def at(self, position: int, key: str | None = None) -> Place:
+        """Where the n-th image comes from; `key` is its key where the caller knows it."""
+        return Place(self.name, key) if self.place is None else self.place(position)
 
 
 class Folder:
@@ -80,10 +114,10 @@ class Folder:
         if not root.is_dir():
             raise DataError(f"{root}: no such folder; it should hold one folder per identity")
         self.root = root
-        self._paths: list[str] = []
-        ignored, empty, sizes = 0, list[str](), list[int]()
+        self._names, self._ends = bytearray(), array("q")  # a path costs its bytes and 8 more
+        ignored, empty, running = 0, list[str](), hashlib.sha256()
         for identity in _sorted(os.scandir(root)):
-            if not identity.is_dir():
+            if not _leads(identity.is_dir):
                 ignored += 1
                 continue
             files = _sorted(os.scandir(identity))
@@ -91,9 +125,12 @@ class Folder:
             ignored += len(files) - len(images)
             if not images:
                 empty.append(identity.name)
-            self._paths += [f"{identity.name}/{image.name}" for image in images]
-            sizes += [image.stat().st_size for image in images]
-        if not self._paths:
+            for image in images:
+                path = f"{identity.name}/{image.name}"
+                self._names += os.fsencode(path)
+                self._ends.append(len(self._names))
+                running.update(f"{(path, image.stat().st_size)!r}\n".encode())
+        if not self._ends:
             raise DataError(
                 f"{root}: no image in it; images ({', '.join(SUFFIXES)}) should lie in one folder "
                 f"per identity, such as {root}/Ada/0001.jpg"
@@ -106,87 +143,25 @@ class Folder:
         if empty:
             remarks.append(
                 f"{_count(len(empty), 'identity', 'identities')} without images skipped: "
-                f"{_shorten(map(printable, empty))}"
+                f"{_shorten(one_line(printable(name)) for name in empty)}"
             )
         self.facts = Facts(
             kind="folder",
             name=root.resolve().name,
-            fingerprint=fingerprint(map(repr, zip(self._paths, sizes, strict=True))),
+            fingerprint=running.hexdigest()[:16],
             remarks=tuple(remarks),
         )
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._ends)
 
     def __getitem__(self, position: int) -> FaceImage:
-        path = self._paths[position]
+        start = self._ends[position - 1] if position else 0
+        path = os.fsdecode(bytes(self._names[start : self._ends[position]]))
         if printable(path) != path:
-            raise DataError("the name is not UTF-8: rename it", key=printable(path))
+            raise self.facts.at(position).error("the name is not UTF-8: rename it", printable(path))
         return FaceImage(
             image=read_bytes(self.root / path, path), identity=path.partition("/")[0], key=path
-        )
-
-
-class List:
-    """A list of images with class ids: MagFace's, or the `.lst` of MXNet's im2rec.
-
-    MagFace: `path 0 id 0`, blank-separated, read from the right, since a path may hold blanks.
-    im2rec: `index<TAB>label[<TAB>more labels]<TAB>path`. Empty lines are passed over.
-
-    Args:
-        path: the list.
-        root: the folder that the paths in it are relative to.
-
-    Raises:
-        DataError: the list or `root` is missing, or names no image.
-    """
-
-    def __init__(self, path: Path, root: Path) -> None:
-        if not root.is_dir():
-            raise DataError(f"--root {root}: no such folder")
-        try:
-            lines = path.read_bytes().decode("utf-8-sig").split("\n")
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not UTF-8: byte {error.start} is no text") from error
-        lines = [line.rstrip("\r") for line in lines]
-        self.path, self.root = path, root
-        self._lines = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-        if not self._lines:
-            raise DataError(f"{path} names no image: it has no line that is not empty")
-        self.facts = Facts(
-            kind="list",
-            name=path.name,
-            fingerprint=fingerprint([str(root.resolve()), *lines]),
-            order=int,
-            columns=(("source", pa.string()),),
-        )
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __getitem__(self, position: int) -> FaceImage:
-        number, line = self._lines[position]
-        where = f"{self.path.name}, line {number}"
-        try:
-            if line.partition("\t")[0].isdecimal():
-                _, label, *_, name = _at_least(3, line.split("\t"))
-            else:
-                name, _, label, _ = _at_least(4, line.strip().rsplit(maxsplit=3))
-            identity = whole_label(label)
-        except ValueError as error:
-            raise DataError(
-                f"{where}: {error} in {line[:80]!r}; a line reads 'path 0 id 0' (MagFace) or "
-                f"'index<TAB>label<TAB>path' (im2rec), ids are whole numbers from 0"
-            ) from error
-        image = self.root / name
-        if not os.path.isfile(image):  # unlike Path's, false for a name that no file can have
-            beside = self.path.parent / name
-            hint = f"; it is there with --root {self.path.parent}" if os.path.isfile(beside) else ""
-            raise DataError(f"{where}: {os.path.abspath(image)} is missing{hint}")
-        return FaceImage(
-            image=read_bytes(image, name), identity=str(identity), key=name, more={"source": line}
         )
 
 
@@ -197,7 +172,7 @@ def whole_label(value: float | str) -> int:
         ValueError: it is no number, negative, NaN, infinite, fractional, or too large for int32.
     """
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, str) and "_" in value else float(value)
     except ValueError:
         number = math.nan
     if not 0 <= number <= _LARGEST_LABEL or number != int(number):
@@ -205,11 +180,16 @@ def whole_label(value: float | str) -> int:
     return int(number)
 
 
-def fingerprint(parts: Iterable[bytes | str]) -> str:
-    """A short hash over all parts, in order."""
+def fingerprint(parts: Iterable[bytes | str | Path]) -> str:
+    """A short hash over all parts, in order; of a path, what the file holds."""
     running = hashlib.sha256()
     for part in parts:
-        running.update(part if isinstance(part, bytes) else os.fsencode(part))
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                while block := file.read(1 << 20):
+                    running.update(block)
+        else:
+            running.update(part if isinstance(part, bytes) else os.fsencode(part))
         running.update(b"\n")
     return running.hexdigest()[:16]
 
@@ -233,7 +213,7 @@ def read_bytes(path: Path, key: str) -> bytes:
 
 
 def printable(name: str) -> str:
-    """A file name as text that any terminal and Parquet take; the same text if it is UTF-8."""
+    """A file name as text that Parquet takes; the same text if it is UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -242,13 +222,15 @@ def _sorted(entries: Iterable[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(SUFFIXES) and entry.is_file()
+    return entry.name.lower().endswith(SUFFIXES) and _leads(entry.is_file)
 
 
-def _at_least(number: int, fields: list[str]) -> list[str]:
-    if len(fields) < number:
-        raise ValueError(f"{len(fields)} columns instead of {number}")
-    return fields
+def _leads(there: Callable[[], bool]) -> bool:
+    """The answer of a folder's entry; a link that leads nowhere or in a circle is neither."""
+    try:
+        return there()
+    except OSError:
+        return False
 
 
 def _count(number: int, one: str, many: str) -> str:

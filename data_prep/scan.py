@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.damage import Damage, Tell
 from data_prep.readers import Source
-from facerec.data.images import decode
+from facerec.data.images import check
 from facerec.data.shards import DataError
 
 _CHUNK = 256  # images that a thread checks at a time
-
-
-class Tell(Protocol):
-    """Where progress and warnings go."""
-
-    def start(self, task: str, total: int) -> None:
-        """A task of `total` images begins."""
-
-    def advance(self, images: int) -> None:
-        """So many images more are done."""
-
-    def warn(self, message: str) -> None:
-        """Something that the user should know."""
+_AHEAD = 4  # chunks per thread that are begun before their turn
 
 
 @dataclass(frozen=True)
@@ -51,22 +41,23 @@ class Images:
     total: int
 
 
-def scan(source: Source, skip_errors: bool, tell: Tell) -> Images:
+def scan(source: Source, damage: Damage) -> Images:
     """Decodes every image of the source, on all cores.
 
     The size of the set is the one that the source promises, else the most frequent one; an image
-    of another size counts as an error, since the shards hold one size.
+    of another size counts as an error, since the shards hold one size. Of each image 16 bytes are
+    kept while this runs.
 
     Raises:
-        DataError: the first image that cannot be used, unless `skip_errors`; or none is left.
+        DataError: the first image that cannot be used, unless damage is skipped; or none is left.
     """
-    tell.start("checking", len(source))
-    positions, faces, shapes = array("q"), array("q"), array("q")
+    damage.tell.start("checking", len(source))
+    positions, faces, shapes = array("q"), array("i"), array("i")
     names: dict[str, int] = {}
     sizes: dict[tuple[int, int], int] = {}
-    for position, result in enumerate(_results(source, tell)):
+    for position, result in enumerate(_results(source, damage.tell)):
         if isinstance(result, DataError):
-            _refuse(result, skip_errors, tell)
+            damage.refuse(result)
             continue
         identity, size = result
         positions.append(position)
@@ -75,22 +66,22 @@ def scan(source: Source, skip_errors: bool, tell: Tell) -> Images:
     if not positions:
         raise DataError(f"{source.facts.name}: none of its {len(source)} images can be used")
 
-    shape = np.frombuffer(shapes, np.int64)
-    wanted = source.facts.image_size or list(sizes)[int(np.bincount(shape).argmax())]
+    shape, known = np.frombuffer(shapes, np.int32), list(sizes)
+    wanted = source.facts.image_size or known[int(np.bincount(shape).argmax())]
     fits = shape == sizes.get(wanted, -1)
-    for slot in np.flatnonzero(~fits):
-        width, height = list(sizes)[shape[slot]]
-        error = DataError(
+    cure = "" if damage.skip else "; --on-error skip leaves others out"
+    for slot in np.flatnonzero(~fits).tolist():
+        (width, height), position = known[shape[slot]], positions[slot]
+        message = (
             f"the image is {width} x {height}, the set is {wanted[0]} x {wanted[1]}: all must be "
-            f"of one size; --on-error skip leaves others out",
-            shard=source.facts.name,
-            key=source[positions[slot]].key,
+            f"of one size{cure}"
         )
-        _refuse(error, skip_errors, tell)
+        key = source[position].key
+        damage.refuse(source.facts.at(position, key).error(message, key))
     if not fits.any():
         raise DataError(f"{source.facts.name}: no image is {wanted[0]} x {wanted[1]} as promised")
 
-    used = np.frombuffer(faces, np.int64)[fits]
+    used = np.frombuffer(faces, np.int32)[fits]
     present = set(np.unique(used).tolist())
     identities = sorted((n for n in names if names[n] in present), key=source.facts.order)
     code_of = np.zeros(len(names), np.int64)
@@ -105,15 +96,25 @@ def scan(source: Source, skip_errors: bool, tell: Tell) -> Images:
 
 
 def _results(source: Source, tell: Tell) -> Iterator[tuple[str, tuple[int, int]] | DataError]:
-    """What `_check` says of each image, in order."""
-    chunks = [range(n, min(n + _CHUNK, len(source))) for n in range(0, len(source), _CHUNK)]
-    pool = ThreadPoolExecutor(os.cpu_count())
+    """What `_check` says of each image, in order; a few chunks ahead of who asks."""
+    threads = os.cpu_count() or 1
+    pool = ThreadPoolExecutor(threads)
+    chunks = (range(n, min(n + _CHUNK, len(source))) for n in range(0, len(source), _CHUNK))
+    running: deque[Future[list[tuple[str, tuple[int, int]] | DataError]]] = deque()
     try:
-        for results in pool.map(lambda chunk: [_check(source, n) for n in chunk], chunks):
-            yield from results
-            tell.advance(len(results))
+        for chunk in chain(chunks, [None] * _AHEAD * threads):
+            if chunk is not None:
+                running.append(pool.submit(_check_all, source, chunk))
+            if running and (chunk is None or len(running) > _AHEAD * threads):
+                results = running.popleft().result()
+                yield from results
+                tell.advance(len(results))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _check_all(source: Source, chunk: range) -> list[tuple[str, tuple[int, int]] | DataError]:
+    return [_check(source, position) for position in chunk]
 
 
 def _check(source: Source, position: int) -> tuple[str, tuple[int, int]] | DataError:
@@ -121,15 +122,10 @@ def _check(source: Source, position: int) -> tuple[str, tuple[int, int]] | DataE
     try:
         face = source[position]
     except DataError as error:
-        return error
+        if error.shard is not None:
+            return error
+        return source.facts.at(position, error.key).error(error.reason, error.key)
     try:
-        height, width, _ = decode(face.image).shape
+        return face.identity, check(face.image)
     except DataError as error:
-        return DataError(str(error), shard=source.facts.name, key=face.key)
-    return face.identity, (width, height)
-
-
-def _refuse(error: DataError, skip_errors: bool, tell: Tell) -> None:
-    if not skip_errors:
-        raise error
-    tell.warn(f"left out: {error}")
+        return source.facts.at(position, face.key).error(error.reason, face.key)

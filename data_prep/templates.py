@@ -13,9 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_prep.cuts import Options, Plan, Table, unlabelled
+from data_prep.damage import Damage
 from data_prep.ijb import Missing, lists, read_faces, read_gallery, read_pairs, read_probes
+from data_prep.lines import Root
 from data_prep.readers import Facts, digest, fingerprint, read_bytes
-from data_prep.scan import Images, Tell
+from data_prep.scan import Images
 from facerec.data.align import SIZE, align
 from facerec.data.shards import DataError, FaceImage
 from facerec.data.template_set import FACES, PAIRS, SUBJECTS, Ints, Subjects
@@ -35,9 +37,10 @@ class Templates:
     """
 
     def __init__(self, root: Path) -> None:
-        self._images = root / _IMAGES
-        if not self._images.is_dir():
-            raise DataError(f"{self._images}: no such folder; it should hold the loose crops")
+        images = root / _IMAGES
+        if not images.is_dir():
+            raise DataError(f"{images}: no such folder; it should hold the loose crops")
+        self._images = Root(images)
         self._faces, self._pairs = read_faces(root), read_pairs(root)
         self._people: dict[str, Subjects] = {}
         remarks = []
@@ -64,17 +67,15 @@ class Templates:
         try:
             if not np.isfinite(score):
                 raise DataError(f"detector score {score}: a finite number is wanted")
-            loose = read_bytes(self._images / name, name)
+            loose = read_bytes(self._images.find(name), name)
             image = align(loose, faces.landmarks[position])
         except DataError as error:
-            if error.key is not None:
-                raise
-            raise DataError(str(error), shard=self.facts.name, key=name) from error
+            raise DataError(error.reason, shard=self.facts.name, key=name) from error
         row = (int(faces.templates[position]), int(faces.media[position]), score)
         more = dict(zip((column for column, _ in FACES), row, strict=True))
         return FaceImage(image=image, identity="", key=name, more=more)
 
-    def cut(self, images: Images, facts: Facts, options: Options, tell: Tell) -> Plan:
+    def cut(self, images: Images, facts: Facts, options: Options, damage: Damage) -> Plan:
         """All faces in order; the pairs, gallery and probes of the templates that have some.
 
         Raises:
@@ -87,11 +88,15 @@ class Templates:
 
         def kept(what: str, *ids: Ints) -> NDArray[np.bool_]:
             has = [np.isin(column, known) for column in ids]
-            if not all(column.all() for column in has) and not options.skip_errors:
-                alone = next(c[~h][0] for c, h in zip(ids, has, strict=True) if not h.all())
-                raise DataError(
-                    f"{facts.name}: template {alone} of its {what} has no face; --on-error skip "
-                    f"leaves out what needs it"
+            cure = "" if damage.skip else "; --on-error skip leaves out what needs it"
+            for row in np.flatnonzero(~np.logical_and.reduce(has)).tolist():
+                alone = next(int(c[row]) for c, h in zip(ids, has, strict=True) if not h[row])
+                damage.refuse(
+                    DataError(
+                        f"template {alone} of its {what} has no face{cure}",
+                        shard=facts.name,
+                        key=" ".join(str(column[row]) for column in ids),
+                    )
                 )
             all_have: NDArray[np.bool_] = np.logical_and.reduce(has)
             return all_have
@@ -105,7 +110,17 @@ class Templates:
         tables = [_table("pairs", "template_pairs.parquet", PAIRS, pairs)]
         strangers = np.empty(0, np.int64)  # subjects whose templates in the gallery are all gone
         for name, people in self._people.items():
-            good = kept(name, people.templates) & ~np.isin(people.subjects, strangers)
+            strange = np.isin(people.subjects, strangers)
+            good = kept(name, people.templates) & ~strange
+            for row in np.flatnonzero(strange & np.isin(people.templates, known)).tolist():
+                damage.refuse(
+                    DataError(
+                        f"subject {people.subjects[row]} of its {name} has no template left in "
+                        f"the gallery",
+                        shard=facts.name,
+                        key=str(people.templates[row]),
+                    )
+                )
             if not good.any():
                 raise DataError(f"{facts.name}: no template with a face is left in its {name}")
             counts[f"{name}_left_out"] = int((~good).sum())

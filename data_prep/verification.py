@@ -18,10 +18,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.readers import Facts, fingerprint
+from data_prep.readers import Facts, Place, fingerprint
 from facerec.data.shards import DataError, FaceImage
 
 _FOLDS = 10  # that verification is done in
+_SHARED = 256  # a pickle may name one image many times, but does not grow beyond so many times
 _MEMO = {"PUT", "BINPUT", "LONG_BINPUT"}
 # Never needed here, and hashing a nested key can take for ever.
 _TABLES = {"DICT", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "FROZENSET"}
@@ -43,14 +44,26 @@ class Verification:
             data = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from error
-        self._images, self.same = _check(path, _load(path, data))
-        self.facts = Facts(kind="bin", name=path.name, fingerprint=fingerprint([data]))
+        content, offsets = _load(path, data)
+        self._images, self.same = _check(path, content, len(data))
+        self._name, self._offsets = path.name, offsets
+        self.facts = Facts(
+            kind="bin",
+            name=path.name,
+            fingerprint=fingerprint([data]),
+            place=self.place,
+        )
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, position: int) -> FaceImage:
-        return FaceImage(image=self._images[position], identity="", key=str(position))
+        return FaceImage(image=bytes(self._images[position]), identity="", key=str(position))
+
+    def place(self, position: int) -> Place:
+        """Where an image stands in the file."""
+        offset = self._offsets.get(hash(bytes(self._images[position])))
+        return Place(self._name, str(position), offset)
 
 
 class Groups:
@@ -87,6 +100,7 @@ class Groups:
             kind="bin",
             name=folder.resolve().name,
             fingerprint=fingerprint([*(os.fsencode(path.name) for path in paths), *marks]),
+            place=self._place,
         )
 
     def __len__(self) -> int:
@@ -96,6 +110,11 @@ class Groups:
         number, pair = self._pairs[position // 2]
         image = self._sets[number][2 * pair + position % 2]
         return replace(image, key=f"{self._names[number]}/{image.key}")
+
+    def _place(self, position: int) -> Place:
+        number, pair = self._pairs[position // 2]
+        place = self._sets[number].place(2 * pair + position % 2)
+        return replace(place, key=f"{self._names[number]}/{place.key}")
 
 
 class _Dtype:
@@ -115,7 +134,7 @@ class _Array:
     """Stands for `numpy.ndarray`: the bytes of an array of 1-byte items, (n,) or (n, 1)."""
 
     name = ""
-    data = b""
+    data: bytes | bytearray = b""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -128,9 +147,11 @@ class _Array:
         if not isinstance(data, bytes | bytearray) or not isinstance(dtype, _Dtype):
             raise TypeError("an array is rebuilt from bytes and a dtype")
         axes = shape if isinstance(shape, tuple) and len(shape) < 3 else ()
-        if not all(type(n) is int for n in axes) or math.prod(axes) != len(data):
+        # Bounded first: the product of two numbers of a million digits takes hours.
+        small = all(type(n) is int and 0 <= n <= len(data) for n in axes)
+        if not small or math.prod(axes) != len(data):
             raise ValueError(f"{len(data)} bytes do not fit the shape of their array")
-        self.name, self.data = dtype.name, bytes(data)
+        self.name, self.data = dtype.name, data
 
 
 def _from_buffer(data: object, dtype: object, shape: object, _: object) -> _Array:
@@ -147,18 +168,10 @@ def _scalar(dtype: object, data: object) -> bool:
     return data != b"\0"
 
 
-def _encode(text: str, codec: object = "latin1") -> bytes:
-    """Stands for `_codecs.encode`, by which protocol 2 of Python 3 writes bytes."""
-    if codec not in ("latin1", "latin-1"):
-        raise ValueError("bytes written in another codec than latin1")
-    return text.encode("latin-1")
-
-
 class _Unpickler(pickle.Unpickler):
     known: ClassVar[dict[tuple[str, str], object]] = {
         ("numpy", "ndarray"): _Array,
         ("numpy", "dtype"): _Dtype,
-        ("_codecs", "encode"): _encode,
         **{
             (f"numpy.{core}.{module}", name): stand_in
             for core in ("core", "_core")
@@ -170,7 +183,13 @@ class _Unpickler(pickle.Unpickler):
         },
     }
 
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="bytes")
+        self._left = len(data)
+
     def find_class(self, module: str, name: str) -> object:
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
         try:
             return self.known[module, name]
         except KeyError:
@@ -179,22 +198,39 @@ class _Unpickler(pickle.Unpickler):
                 f"of it was run"
             ) from None
 
+    def _encode(self, text: str, codec: object = "latin1") -> bytes:
+        """Stands for `_codecs.encode`, by which protocol 2 of Python 3 writes bytes."""
+        if not isinstance(text, str) or codec not in ("latin1", "latin-1"):
+            raise ValueError("bytes written in another codec than latin1")
+        self._left -= len(text)
+        if self._left < 0:
+            raise ValueError("its texts, written out, are longer than the file")
+        return text.encode("latin-1")
 
-def _load(path: Path, data: bytes) -> Any:
+
+def _load(path: Path, data: bytes) -> tuple[Any, dict[int, int]]:
+    """What the pickle holds, and by the hash of each string in it the byte where that begins."""
+    offsets: dict[int, int] = {}
     try:
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, offset in pickletools.genops(data):
             if opcode.name in _TABLES:
                 raise pickle.UnpicklingError(f"it builds a dict or set ({opcode.name})")
             # The unpickler makes room for every memo number up to the one named.
             if opcode.name in _MEMO and not 0 <= int(argument or 0) <= len(data):
                 raise pickle.UnpicklingError(f"memo number {argument} in {len(data)} bytes")
-        return _Unpickler(io.BytesIO(data), encoding="bytes").load()
+            if isinstance(argument, str):  # bytes, as Python 2 and protocol 2 write them
+                argument = argument.encode("latin-1", "replace")
+            if isinstance(argument, bytes | bytearray):
+                offsets.setdefault(hash(bytes(argument)), int(offset or 0))
+        return _Unpickler(data).load(), offsets
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
         reason = (str(error) or type(error).__name__).partition("\n")[0][:200]
         raise DataError(f"{path} is no verification set: {reason}") from error
 
 
-def _check(path: Path, content: Any) -> tuple[list[bytes], NDArray[np.bool_]]:
+def _check(
+    path: Path, content: Any, size: int
+) -> tuple[list[bytes | bytearray], NDArray[np.bool_]]:
     match content:
         case (list() | tuple() as items, list() | tuple() | _Array() as flags):
             pass
@@ -205,7 +241,7 @@ def _check(path: Path, content: Any) -> tuple[list[bytes], NDArray[np.bool_]]:
         raise DataError(
             f"{path} holds {len(items)} images for {len(same)} pairs; two images a pair are wanted"
         )
-    images = []
+    images: list[bytes | bytearray] = []
     for number, item in enumerate(items):
         image = item.data if isinstance(item, _Array) and item.name == "u1" else item
         if not isinstance(image, bytes | bytearray):
@@ -213,7 +249,13 @@ def _check(path: Path, content: Any) -> tuple[list[bytes], NDArray[np.bool_]]:
                 f"{path}: image {number} is a {type(item).__name__.lstrip('_')}, not bytes or an "
                 f"array of uint8"
             )
-        images.append(bytes(image))
+        images.append(image)
+    total = sum(map(len, images))
+    if total > _SHARED * size:
+        raise DataError(
+            f"{path} names the same images again and again: {total} bytes of images in a file of "
+            f"{size}; at most {_SHARED} times as many are taken"
+        )
     for number, flag in enumerate(same):
         if type(flag) not in (bool, int) or flag not in (0, 1):
             raise DataError(

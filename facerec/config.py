@@ -15,6 +15,8 @@ from pathlib import Path
 
 from facerec import backbones, losses
 from facerec.data.augment import Augment
+from facerec.data.cache import CACHES
+from facerec.data.sampling import SAMPLING
 from facerec.data.writer import write_json
 from facerec.domains import Scalar
 from facerec.tree import Component, check_components, component, flatten, override, parse
@@ -42,16 +44,41 @@ class DataConfig:
         eval: Folders of further evaluation sets, separated by commas; the `val` split of the
             training shards is always evaluated where it exists.
         batch_size: Images per step over all workers.
+        sampling: `images`: each image once an epoch. `identities`: each batch holds
+            `images_per_identity` images of each of its identities, which are drawn equally often;
+            an epoch is as many batches as with `images` (`facerec.data.sampling`).
+        images_per_identity: For `sampling=identities`; divides `batch_size`.
+        decoders: Threads that decode images for one worker.
+        cache: `none`: images are decoded in each epoch. `memory`: once per machine, into a file
+            that all its trainings map into memory (N x height x width x 3 bytes of disk). `device`:
+            from that file onto the accelerator, the whole set; the same as `memory` on a CPU.
+            Batches are equal to the bit with all three (`facerec.data.cache`).
+        cache_dir: Folder of such files; empty is `$XDG_CACHE_HOME/facerec/decoded`.
         augment: Changes to the training images.
     """
 
     train: str = ""
     eval: str = ""
     batch_size: int = 512
+    sampling: str = "images"
+    images_per_identity: int = 4
+    decoders: int = 1
+    cache: str = "none"
+    cache_dir: str = ""
     augment: Augment = field(default_factory=Augment)
 
     def __post_init__(self) -> None:
         at_least("batch_size", self.batch_size, 1)
+        one_of("sampling", self.sampling, SAMPLING)
+        at_least("images_per_identity", self.images_per_identity, 1)
+        if self.sampling == "identities" and self.batch_size % self.images_per_identity:
+            each = self.images_per_identity
+            raise ValueError(
+                f"batch_size = {self.batch_size}: data.sampling=identities takes a multiple of "
+                f"data.images_per_identity={each}, such as {-(-self.batch_size // each) * each}"
+            )
+        within("decoders", self.decoders, 1, 64)
+        one_of("cache", self.cache, CACHES)
 
     @property
     def eval_sets(self) -> tuple[Path, ...]:
@@ -241,7 +268,7 @@ def save(config: TrainConfig, path: Path) -> None:
 def published(config: TrainConfig) -> dict[str, Scalar]:
     """Give every dotted key; of folders only their names, since where they lay concerns nobody."""
     flat = flatten(config)
-    for key in ("data.train", "data.eval", "init_from"):
+    for key in ("data.train", "data.eval", "data.cache_dir", "init_from"):
         flat[key] = ",".join(Path(part.strip()).name for part in str(flat[key]).split(","))
     return flat
 

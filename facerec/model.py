@@ -60,7 +60,8 @@ class Model:
             raise DataError(
                 f"{place}: {width} x {height} pixels, but the model takes aligned faces of "
                 f"{size} x {size}: alignment is needed first (eyes, nose and mouth moved to the "
-                "template's places and cropped), and facerec does not align photographs yet"
+                "template's places and cropped). --align of facerec verify and embed does that, "
+                "python -m data_prep align SRC DST for a folder"
             )
 
 
@@ -125,7 +126,7 @@ def training_shards(config: TrainConfig) -> Shards | None:
     if not config.data.train:
         return None
     try:
-        return Shards(Path(config.data.train))
+        return Shards(config.data.train)
     except DataError:
         return None
 

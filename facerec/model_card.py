@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 
 from facerec import checkpoint, history
 from facerec.config import ConfigError, TrainConfig, flatten, load
+from facerec.data import leaks
+from facerec.data.index import index_file
 from facerec.data.shards import DataError, Shards
 from facerec.data.writer import write_bytes
 from facerec.version import commit, version
@@ -87,6 +90,7 @@ def write(run: Path, *, exported: Mapping[str, str] | None = None) -> Path:
         lines += ["## Exported", "", *_rows(exported)]
     lines += ["## What it learnt from", "", *_training_set(config, shards)]
     lines += ["## What was measured", "", *_measures(config, run)]
+    lines += _leaks(config, shards)
     lines += ["## Licence and provenance", "", *_licence(config, shards)]
     lines += ["## Use", "", *_USE, "", "## Config", "", "```"]
     lines += [f"{key}={value}" for key, value in flatten(config).items()] + ["```"]
@@ -144,7 +148,7 @@ def _model(config: TrainConfig, run: Path, folder: Path) -> Iterator[tuple[str, 
 
 def _training_shards(config: TrainConfig) -> Shards | None:
     try:
-        return Shards(Path(config.data.train)) if config.data.train else None
+        return Shards(config.data.train) if config.data.train else None
     except DataError:
         return None
 
@@ -205,12 +209,24 @@ def _measures(config: TrainConfig, run: Path) -> list[str]:
 
 
 def _hashes(config: TrainConfig) -> list[str]:
-    rows = [
-        (folder.name, f"`{file_sha256(folder / 'index.json')}`")
-        for folder in config.data.eval_sets
-        if (folder / "index.json").is_file()
-    ]
+    rows = []
+    for folder in config.data.eval_sets:
+        with suppress(DataError, ConfigError):  # no longer there
+            rows.append((folder.name, f"`{file_sha256(index_file(folder))}`"))
     return _table(("evaluation set", "SHA-256 of index.json"), rows) if rows else []
+
+
+def _leaks(config: TrainConfig, shards: Shards | None) -> list[str]:
+    """What each evaluation set shares with the training images, as far as it was looked for."""
+    if shards is None:
+        return []
+    train = config.data.train
+    lines = [
+        f"- {place.name}: leaks: {leaks.told(train, place)}" for place in config.data.eval_sets
+    ]
+    if "val" in shards.index["splits"]:
+        lines.insert(0, f"- val: leaks: {leaks.told(train, train, 'val')}")
+    return [*lines, ""] if lines else []
 
 
 def _number(value: float | None) -> str:

@@ -24,6 +24,7 @@ from facerec.backbones.base import shrink
 from facerec.checkpoint import Progress
 from facerec.config import ConfigError, TrainConfig
 from facerec.data.augment import Augment, normalise
+from facerec.data.cache import cached
 from facerec.data.shards import DataError, Shards
 from facerec.data.stream import Batch, Stream
 from facerec.divergence import Diverged, StepWatch
@@ -76,11 +77,11 @@ def train(
     began = time.perf_counter()
 
     # Set up.
-    shards = Shards(Path(config.data.train)) if config.data.train else _no_data()
+    shards = Shards(config.data.train) if config.data.train else _no_data()
     split = shards.split("train")
     if split.classes < 2:
         raise DataError(
-            f"{shards.path}: holds {split.classes} identities to train on, needs 2 or more"
+            f"{shards.place}: holds {split.classes} identities to train on, needs 2 or more"
         )
     torch.manual_seed(config.seed)
     backbone = backbones.build(
@@ -89,7 +90,7 @@ def train(
     try:
         backbones.check_image_size(backbone, *shards.image_size)
     except ValueError as error:
-        raise DataError(f"{shards.path}: {error}") from None
+        raise DataError(f"{shards.place}: {error}") from None
     head = in_section(
         "loss",
         lambda: build_head(
@@ -108,6 +109,8 @@ def train(
             )
     optimizer = make_optimizer(config.optimizer, backbone, head)
     sets = protocols.open_sets(shards, config.data.eval_sets, backbone)
+    data = config.data
+    kept = cached(shards, data.cache, folder=data.cache_dir, device=device)
     probes = geometry.choose(split.labels(), config.seed)
     network: torch.nn.Module = backbone
     if world_size > 1 and head.trains_backbone:
@@ -138,13 +141,17 @@ def train(
     while progress.step < total_steps:
         stream = Stream(
             shards,
-            batch_size=config.data.batch_size,
+            batch_size=data.batch_size,
             seed=config.seed,
             epoch=progress.epoch,
             images_seen=progress.images_seen,
             rank=rank,
             world_size=world_size,
-            augment=config.data.augment,
+            augment=data.augment,
+            sampling=data.sampling,
+            images_per_identity=data.images_per_identity,
+            decoders=data.decoders,
+            cache=kept,
         )
         backbone.train(head.trains_backbone)
         head.train()
@@ -270,7 +277,7 @@ def _parts(batch: Batch, count: int) -> list[tuple[Batch, float]]:
 
 def _move(batch: Batch, augment: Augment, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Bring a batch to the device: normalised, at the network's size (pixels), augmented."""
-    images = torch.from_numpy(batch.images).to(device, non_blocking=True)
+    images = torch.as_tensor(batch.images).to(device, non_blocking=True)
     labels = torch.from_numpy(batch.labels).to(device, non_blocking=True)
     x = shrink(normalise(images), size)
     if batch.draws is not None:

@@ -12,6 +12,7 @@ import pytest
 from facerec import export, history, model_card
 from facerec.checkpoint import find
 from facerec.config import ConfigError, flatten, load
+from facerec.data import leaks
 from facerec.data.writer import write_json
 from facerec.evaluation.table import SCHEMA
 from facerec.train import train
@@ -133,3 +134,39 @@ def test_data_that_are_gone_are_said_to_be(
     assert "Training shards `toy`: not there when this card was written." in card
     with pytest.raises(ConfigError):
         model_card.write(tmp_path / "nothing")
+
+
+def finding(place: Path, **more: object) -> leaks.Leaks:
+    """A finding about a set of which 3 images leak."""
+    return leaks.Leaks(
+        **{
+            "name": place.name,
+            "index_sha256": sha256(place / "index.json"),
+            **{"split": "", "images": 16_000, "identical": 2, "near": 1},
+            **{"identities": None, "shared": None, "remark": "identities are unknown"},
+            **{"examples": [], "shared_examples": []},
+            **{"distance": 6, "correlation": 0.95, "tool": "facerec"},
+            **more,
+        }
+    )
+
+
+def test_the_card_tells_leaks_and_what_was_not_checked(
+    run: Path, made: tuple[Path, Path], toy_pairs: Path
+) -> None:
+    shards = made[1]
+    card = model_card.write(run).read_text()
+    command = f"not checked: python -m data_prep leaks {shards}"
+    assert f"- val: leaks: {command}\n- pairs: leaks: {command} {toy_pairs}\n" in card
+    clean = {"identical": 0, "near": 0, "identities": 20, "shared": 0, "remark": ""}
+    leaks.write(shards, [finding(toy_pairs), finding(shards, name="val", split="val", **clean)])
+    try:
+        card = model_card.write(run).read_text()
+    finally:
+        (shards / "leaks.json").unlink()
+    told = "of 16,000 images identical or near-identical to training images"
+    assert f"- val: leaks: 0 {told}\n" in card
+    assert (
+        f"- pairs: leaks: 3 {told}; identity names could not be compared "
+        "(identities are unknown)\n" in card
+    )

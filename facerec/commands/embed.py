@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from facerec.commands import align
 from facerec.config import ConfigError
-from facerec.data.folder import ImageFiles, images_in
+from facerec.data.folder import images_in
+from facerec.data.index import is_prepared
 from facerec.data.shards import DataError, Shards, Split
 from facerec.data.writer import write_table
 from facerec.evaluation.embed import embed
@@ -21,10 +23,13 @@ _ROWS = 8192  # images whose embeddings are held at once
 
 
 def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
-    """Embed prepared shards, or a folder of aligned images."""
+    """Embed prepared shards, or a folder of images."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="run folder or ONNX file")
     parser.add_argument(
-        "images", type=Path, metavar="IMAGES", help="prepared shards, or a folder of aligned images"
+        "images",
+        type=Path,
+        metavar="IMAGES",
+        help="prepared shards, or a folder of aligned images, or with --align of photographs",
     )
     parser.add_argument("out", type=Path, metavar="OUT.parquet", help="key, embedding, norm")
     parser.add_argument("--split", default="train", help="of prepared shards; default train")
@@ -33,10 +38,11 @@ def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
         action="store_true",
         help="add the embedding of the mirror image, as evaluate and verify do",
     )
+    align.add(parser)
     given = parser.parse_intermixed_args(words)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = open_model(given.model, device)
-    split = _open(given.images, given.split, model)
+    split = _open(given, model)
     length = model.backbone.embedding_size
     schema = pa.schema(
         [
@@ -56,16 +62,16 @@ def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     return 0
 
 
-def _open(images: Path, name: str, model: Model) -> Split:
+def _open(given: argparse.Namespace, model: Model) -> Split:
     """The images, all of the model's size."""
-    if (images / "index.json").is_file():
+    images: Path = given.images
+    if is_prepared(images):
+        if given.align or given.detector or given.face:
+            raise ConfigError(f"--align is for photographs: {images} is a prepared set")
         shards = Shards(images)
         model.check_aligned(images, *shards.image_size)
-        return shards.split(name)
-    files = ImageFiles(images, images_in(images))
-    for path, (width, height) in files.sizes():
-        model.check_aligned(path, width, height)
-    return files
+        return shards.split(given.split)
+    return align.files(given, images, images_in(images), model)
 
 
 def _tables(

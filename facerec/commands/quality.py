@@ -15,6 +15,7 @@ from rich.table import Table
 from facerec import checkpoint
 from facerec.commands.evaluate import DRAWS, draws, folder
 from facerec.data.folder import ImageFiles, images_in
+from facerec.data.index import is_prepared
 from facerec.data.shards import Shards
 from facerec.evaluation.figures.measure import drawn, missing
 from facerec.evaluation.quality import RejectCurve, error_versus_reject
@@ -105,7 +106,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _open(place: Path, split: str | None, model: Model) -> QualityImages:
     """The images, all of the model's size."""
-    if (place / "index.json").is_file():
+    if is_prepared(place):
         shards = Shards(place)
         model.check_aligned(place, *shards.image_size)
         return prepared_images(shards, split)

@@ -8,22 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from facerec.data.folder import ImageFiles
+from facerec.commands import align
 from facerec.data.shards import DataError
 from facerec.evaluation.embed import embed
 from facerec.model import open_model
 
 
 def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
-    """Compare the aligned faces of two images."""
+    """Compare the faces of two images."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="ONNX file or run folder")
-    parser.add_argument("first", type=Path, metavar="A.jpg", help="an aligned face")
+    parser.add_argument(
+        "first", type=Path, metavar="A.jpg", help="an aligned face, or with --align a photograph"
+    )
     parser.add_argument("second", type=Path, metavar="B.jpg", help="another")
+    align.add(parser)
     given = parser.parse_intermixed_args(words)
     model = open_model(given.model)
-    files = ImageFiles(Path(), [given.first, given.second])
-    for path, (width, height) in files.sizes():
-        model.check_aligned(path, width, height)
+    files = align.files(given, Path(), [given.first, given.second], model)
     first, second = embed(model.backbone, files).vectors.astype(np.float64)
     lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
     if not 0 < lengths < np.inf:

@@ -86,25 +86,49 @@ def align(image: bytes, points: ArrayLike, size: int = SIZE) -> bytes:
         ValueError: another shape of the points.
         DataError: the image is damaged, or the points are as `similarity` does not take them.
     """
-    forth = similarity(points)
+    similarity(points)
     there = bool((np.abs(np.asarray(points) - TEMPLATE) <= _ALIGNED).all())
     if there and size == SIZE and images.size(image) == (SIZE, SIZE):
         return image
-    back = _inverse(forth * (size / SIZE))
+    sink = io.BytesIO()
+    Image.fromarray(warp(images.decode(image), points, size)).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def warp(pixels: NDArray[np.uint8], points: ArrayLike, size: int = SIZE) -> NDArray[np.uint8]:
+    """As `align`, from pixels to pixels.
+
+    Args:
+        pixels: (H, W, 3).
+        points: (5, 2), pixels, x before y; in the order of the template.
+        size: width and height of the result in pixels.
+
+    Returns:
+        (size, size, 3).
+
+    Raises:
+        ValueError: another shape of the points.
+        DataError: points as `similarity` does not take them.
+    """
+    back = _inverse(similarity(points) * (size / SIZE))
+    last = size - 1
+    corners = back[:, :2] @ np.array([(0, last, 0, last), (0, 0, last, last)]) + back[:, 2:]
+    start = np.clip(np.floor(corners.min(axis=1)) - 1, 0, pixels.shape[1::-1]).astype(int)
+    end = np.clip(np.ceil(corners.max(axis=1)) + 2, start, pixels.shape[1::-1]).astype(int)
+    # A photograph is many times as large as its face: nothing beyond the square is touched.
+    part = pixels[start[1] : end[1], start[0] : end[0]]
     # Pillow has the centres of pixels at halves; and beyond the outermost centre it repeats the
     # border, where OpenCV fades to black: a black rim of one pixel makes it do the same.
-    shifted = back[:, 2] + 1.5 - back[:, :2].sum(axis=1) / 2
+    shifted = back[:, 2] - start + 1.5 - back[:, :2].sum(axis=1) / 2
     data = (*back[0, :2], shifted[0], *back[1, :2], shifted[1])
     planes = []
-    for plane in np.moveaxis(images.decode(image), 2, 0):
+    for plane in np.moveaxis(part, 2, 0):
         rimmed = Image.fromarray(np.pad(plane, 1).astype(np.float32))  # bytes would be cut off
         sampled = rimmed.transform(
             (size, size), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR
         )
         planes.append(np.rint(np.asarray(sampled)).astype(np.uint8))
-    sink = io.BytesIO()
-    Image.fromarray(np.stack(planes, axis=2)).save(sink, "PNG")
-    return sink.getvalue()
+    return np.stack(planes, axis=2)
 
 
 def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,9 +2,9 @@
 
 What is drawn for an image is a function of (seed, epoch, position) alone: `facerec.data.stream`
 hands over `DRAWS` uniform numbers per image, and `Augment` turns them into a flip, a similarity
-transform, a change of light and AdaFace's three degradations. So the pixels that a step sees depend
-neither on the number of workers nor on where a run was interrupted. It works at the resolution at
-which the network runs: images are shrunk first.
+transform, a change of light, AdaFace's three degradations and an occlusion. So the pixels that a
+step sees depend neither on the number of workers nor on where a run was interrupted. It works at
+the resolution at which the network runs: images are shrunk first.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Uniform numbers per image: flip, angle, scale, shift x, shift y, light, contrast, grey; crop, its
-# area, aspect, top and left; low_res, its size and kernels; photometric, its three factors.
-DRAWS = 20
+# area, aspect, top and left; low_res, its size and kernels; photometric, its three factors;
+# occlusion, its area, aspect, top and left.
+DRAWS = 25
 
 _LIMITS = {
     "flip": 1.0,
@@ -31,6 +32,7 @@ _LIMITS = {
     "crop": 1.0,
     "low_res": 1.0,
     "photometric": 1.0,
+    "occlusion": 1.0,
 }
 
 
@@ -43,8 +45,9 @@ def normalise(images: Tensor) -> Tensor:
 class Augment:
     """Mild augmentation; every amount is a maximum, 0 turns it off.
 
-    The last three are probabilities of the degradations with which AdaFace trains (CVPR 2022,
-    section 4.1: 0.2 each), in this order after all others.
+    `crop`, `low_res` and `photometric` are probabilities of the degradations with which AdaFace
+    trains (CVPR 2022, section 4.1: 0.2 each), in this order after those above them; `occlusion`,
+    the probability of random erasing (Zhong et al., AAAI 2020), comes last.
 
     Attributes:
         flip: Probability of the mirror image.
@@ -61,6 +64,9 @@ class Augment:
             Lanczos as a fifth).
         photometric: Probability of a change of brightness, contrast and saturation, in this order
             (theirs is random), each by a factor of 0.5 to 1.5.
+        occlusion: Probability that a random rectangle turns mid-grey (127.5; theirs is noise): 0.02
+            to 0.4 of the area, sides 3:10 to 10:3 with a uniform logarithm (cut to the image where
+            longer; theirs draws again).
     """
 
     flip: float = 0.5
@@ -73,6 +79,7 @@ class Augment:
     crop: float = 0.0
     low_res: float = 0.0
     photometric: float = 0.0
+    occlusion: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -106,11 +113,15 @@ class Augment:
             mean = x.mean(dim=(1, 2, 3), keepdim=True)
             x = torch.addcmul(mean * (1 - gain) + self.brightness * (2 * light - 1), x, gain)
         if self.crop:
-            x = torch.where((columns[8] < self.crop) & ~_rectangle(x, *columns[9:13]), -1.0, x)
+            kept = _rectangle(x, *columns[9:13], areas=(0.2, 1.0), longest=4 / 3)
+            x = torch.where((columns[8] < self.crop) & ~kept, -1.0, x)
         if self.low_res:
             x = torch.where(columns[13] < self.low_res, _low_resolution(x, *columns[14:16]), x)
         if self.photometric:
-            x = torch.where(columns[16] < self.photometric, _photometric(x, *columns[17:]), x)
+            x = torch.where(columns[16] < self.photometric, _photometric(x, *columns[17:20]), x)
+        if self.occlusion:
+            hidden = _rectangle(x, *columns[21:25], areas=(0.02, 0.4), longest=10 / 3)
+            x = torch.where((columns[20] < self.occlusion) & hidden, 0.0, x)
         return x
 
     def _warp(
@@ -143,11 +154,25 @@ def _luma(x: Tensor) -> Tensor:
     return (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
 
 
-def _rectangle(x: Tensor, area: Tensor, aspect: Tensor, top: Tensor, left: Tensor) -> Tensor:
-    """Where the pixels of a random rectangle are: draws (b, 1, 1, 1) -> bool (b, 1, H, W)."""
+def _rectangle(
+    x: Tensor,
+    area: Tensor,
+    aspect: Tensor,
+    top: Tensor,
+    left: Tensor,
+    *,
+    areas: tuple[float, float],
+    longest: float,
+) -> Tensor:
+    """Where the pixels of a random rectangle are: draws (b, 1, 1, 1) -> bool (b, 1, H, W).
+
+    Its share of the image is uniform in `areas`, and its width over its height uniform by logarithm
+    from 1 / `longest` to `longest`.
+    """
     height, width = x.shape[2:]
-    pixels = height * width * (0.2 + 0.8 * area)
-    ratio = torch.exp(math.log(4 / 3) * (2 * aspect - 1))
+    least, most = areas
+    pixels = height * width * (least + (most - least) * area)
+    ratio = torch.exp(math.log(longest) * (2 * aspect - 1))
     high = torch.sqrt(pixels / ratio).round().clamp(max=height)
     wide = torch.sqrt(pixels * ratio).round().clamp(max=width)
     above, before = (top * (height - high + 1)).floor(), (left * (width - wide + 1)).floor()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facerec.data.detect import Detector
 from facerec.data.images import size
+from facerec.data.photographs import NO_FACE, cut_out, encode
 from facerec.data.shards import DataError, Rows, Split
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
@@ -68,6 +72,48 @@ class ImageFiles(Split):
                 raise DataError(f"{path}: {error}") from None
 
 
+class Photographs(ImageFiles):
+    """Photographs as a split of aligned faces, one of each; found and cut out when they are read.
+
+    Args:
+        root: What the keys are relative to.
+        paths: The files.
+        detector: What finds faces.
+        size: Width and height of the faces in pixels.
+        which: Of several faces in a photograph, see `facerec.data.detect.choose`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[Path],
+        detector: Detector,
+        size: int,
+        which: str = "largest",
+    ) -> None:
+        super().__init__(root, paths)
+        self._detector, self._size, self._which = detector, size, which
+
+    def read(self, group: int) -> Rows:
+        """Reads, detects and aligns up to 256 photographs; the faces are PNGs.
+
+        Raises:
+            DataError: One of them cannot be read, or has no face.
+        """
+        rows = super().read(group)
+        photographs = [bytes(image) for image in rows.images]
+        found = cut_out(photographs, self._detector, which=self._which, size=self._size)
+        faces = []
+        for key, outcome in zip(rows.keys, found, strict=True):
+            if outcome.face is None:
+                more = ""
+                if outcome.status == NO_FACE:
+                    more = "; python -m data_prep align SRC DST --on-error skip leaves such out"
+                raise DataError(f"{outcome.reason}{more}", key=key)
+            faces.append(memoryview(encode(outcome.face)))
+        return replace(rows, images=faces)
+
+
 def images_in(folder: Path) -> list[Path]:
     """Every image file below a folder, in the byte order of the paths.
 
@@ -79,7 +125,7 @@ def images_in(folder: Path) -> list[Path]:
     found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
     if not found:
         raise DataError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))}) and no shards")
-    return sorted(found, key=lambda path: path.as_posix().encode())
+    return sorted(found, key=os.fsencode)
 
 
 def _bytes(path: Path) -> bytes:

@@ -1,7 +1,8 @@
 """Encoded images to pixels: JPEG by simplejpeg (OpenCV where it is missing), all else by Pillow.
 
 Pixels are RGB, 8 bit, height x width x 3, whatever the file holds: grey is repeated, transparency
-is dropped. Damage is an error, never a short image filled up with grey.
+is dropped, orientation marks are left alone. 16 bits per channel are refused: which 8 of them count
+is not for a reader to guess. Damage is an error, never a short image filled up with grey.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from facerec.data.shards import DataError
 
@@ -42,6 +43,13 @@ def decode(data: Encoded, out: NDArray[np.uint8] | None = None) -> NDArray[np.ui
     Raises:
         DataError: the image is damaged, of an unknown format, or not of the size of `out`.
     """
+    if out is not None and simplejpeg is not None and data[:3] == _JPEG:
+        # What nearly all images are, without a look at the header first; the others come below.
+        try:
+            if simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape == out.shape:
+                return out
+        except ValueError:
+            pass
     width, height, plain = _header(data)
     if out is None:
         out = np.empty((height, width, 3), np.uint8)
@@ -59,6 +67,31 @@ def decode(data: Encoded, out: NDArray[np.uint8] | None = None) -> NDArray[np.ui
     else:
         out[...] = _opencv(data)
     return out
+
+
+def check(data: Encoded) -> tuple[int, int]:
+    """Decodes one image as far as it takes to find every damage.
+
+    Of a plain JPEG all bits are read, but pixels are made at an eighth of its size: 0.4 of the time
+    of `decode`.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        DataError: as `decode`.
+    """
+    width, height, plain = _header(data)
+    if not plain:
+        _pillow(data)
+    elif simplejpeg is None:
+        _opencv(data)
+    else:
+        try:
+            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1)
+        except ValueError as error:
+            raise DataError(f"the JPEG is damaged: {error}") from error
+    return width, height
 
 
 def size(data: Encoded) -> tuple[int, int]:
@@ -87,6 +120,8 @@ def _header(data: Encoded) -> tuple[int, int, bool]:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 width, height = image.size
                 plain = simplejpeg is None and image.format == "JPEG" and image.mode != "CMYK"
+        except Image.DecompressionBombError as error:
+            raise DataError(f"the header promises over {LARGEST} pixels: {error}") from error
         except Exception as error:  # Pillow raises a dozen kinds on damaged files
             raise DataError(
                 f"no readable image in {len(data)} bytes (JPEG, PNG, BMP, WebP, PPM)"
@@ -102,11 +137,19 @@ def _pillow(data: Encoded) -> NDArray[np.uint8]:
     """Pillow's pixels; it also undoes the inversion of CMYK JPEGs (Adobe's convention)."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"{image.mode} pixels: 8 bits per channel are wanted")
+            if _deep(image):
+                raise ValueError("16 bits or more per channel: 8 bits per channel are wanted")
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow raises a dozen kinds on damaged files
         raise DataError(f"the image is damaged: {error}") from error
+
+
+def _deep(image: ImageFile.ImageFile) -> bool:
+    """Whether channels have over 8 bits; Pillow itself cuts those of colours off at 8."""
+    raw = image.tile[0][3] if image.tile else ""
+    if isinstance(raw, tuple):  # PPM: mode and largest value
+        return any(isinstance(value, int) and value > 255 for value in raw)
+    return image.mode.startswith(("I", "F")) or ";16" in str(raw)
 
 
 def _opencv(data: Encoded) -> NDArray[np.uint8]:

@@ -6,18 +6,16 @@ is half-written. A row is one image: `image` (the source's encoded bytes, untouc
 path), `identity` (the source's name of the person), `width`, `height`, and what else the source
 had. Row groups of 256 rows, uncompressed, without dictionary or statistics: one group is the unit
 of reading, memory-mapped.
+
+A set lies in a folder of this machine (`shard_files`) or below a URL (`remote`).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,12 +25,14 @@ from numpy.typing import NDArray
 
 from facerec.data.errors import AGAIN, first_line
 from facerec.data.errors import DataError as DataError
+from facerec.data.index import VERSION as VERSION
+from facerec.data.index import open_files, plain, read_index
+from facerec.data.shard_files import ShardFiles
 from facerec.data.template_set import FACES, read_templates
 from facerec.data.template_set import Subjects as Subjects
 from facerec.data.template_set import TemplateSet as TemplateSet
 
-VERSION = 1
-_OPEN_FILES = 64  # handles kept open per split; a large set has thousands of shards
+_SEQUENTIAL = 16  # row groups asked for ahead where a reader goes through them one after the other
 _ENDS = ("first", "second")
 
 
@@ -84,36 +84,35 @@ class Split:
         rows: number of images.
         classes: number of identities; 0 where they are unknown.
         group_rows: rows of each Parquet row group, over all shards in order.
+        column_names: the columns that every shard has.
     """
 
-    def __init__(self, name: str, folder: Path, entry: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, files: ShardFiles, entry: Mapping[str, Any]) -> None:
         self.name = name
         self.rows = int(entry["rows"])
         self.classes = int(entry["classes"])
-        self._folder = folder
-        self._files = [str(shard["file"]) for shard in entry["shards"]]
+        self._source = files
+        self._files = [plain(shard["file"], "file") for shard in entry["shards"]]
         self._groups: list[tuple[int, int, int]] = []  # file, group in it, first row in the file
+        self._next = 0  # the group after the one read last
         rows: list[int] = []
-        for file, shard in enumerate(entry["shards"]):
+        names: list[str] = []
+        footers = files.footers(plain(name, "split"), self._files)
+        for file, (shard, footer) in enumerate(zip(entry["shards"], footers, strict=True)):
+            path = f"{files.place}/{shard['file']}"
+            own = footer.schema.to_arrow_schema().names
+            names = [name for name in names if name in own] if file else own
             first = 0
-            for group, count in enumerate(_group_rows(folder, shard["file"], int(shard["rows"]))):
+            for group, count in enumerate(_group_rows(path, footer, own, int(shard["rows"]))):
                 self._groups.append((file, group, first))
                 rows.append(count)
                 first += count
-        self.group_rows = tuple(rows)
+        self.group_rows, self.column_names = tuple(rows), tuple(names)
         if sum(rows) != self.rows:
             raise DataError(
-                f"{folder}: index.json counts {self.rows} {name} rows, but its shards hold "
+                f"{files.place}: index.json counts {self.rows} {name} rows, but its shards hold "
                 f"{sum(rows)}: prepare the set again into an empty folder"
             )
-        self._lock = threading.Lock()
-        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_open")}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock(), _open=OrderedDict())
 
     def read(self, group: int) -> Rows:
         """Reads one row group; the images are views into one buffer, not copies.
@@ -121,8 +120,11 @@ class Split:
         Raises:
             DataError: the shard cannot be read any more.
         """
+        if group == self._next > 0:
+            self.prefetch(range(group, min(group + _SEQUENTIAL, len(self._groups))))
+        self._next = group + 1
         file, number, first = self._groups[group]
-        table = self._table(file, number, ["image", "label", "key"])
+        table = self._source.group(self._files[file], number, ["image", "label", "key"])
         return Rows(
             images=[view for chunk in table["image"].chunks for view in _views(chunk)],
             labels=table["label"].to_numpy(),
@@ -130,6 +132,15 @@ class Split:
             shard=self._files[file],
             first=first,
         )
+
+    def prefetch(self, groups: Sequence[int]) -> None:
+        """Says which row groups will be read next, in order; does nothing for a local set.
+
+        A set elsewhere fetches them meanwhile. Whoever reads the groups one after the other need
+        not say so.
+        """
+        asked = (self._groups[group] for group in groups)
+        self._source.prefetch([(self._files[file], number) for file, number, _ in asked])
 
     def labels(self) -> NDArray[np.int32]:
         """Labels of all rows in order, (rows,); reads no image."""
@@ -142,57 +153,51 @@ class Split:
             DataError: the shards have no such column, or cannot be read any more.
         """
         parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
-        for file, shard in enumerate(self._files):
-            table = self._table(file, None, list(parts))
+        tables = self._source.columns(self._files, list(parts))
+        for shard, table in zip(self._files, tables, strict=True):
             for name, arrays in parts.items():
                 if name not in table.column_names:
-                    raise DataError(f"{self._folder / shard} has no column {name}")
+                    raise DataError(f"{self._source.place}/{shard} has no column {name}")
                 arrays.append(table[name].to_numpy())
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
-    def _table(self, file: int, group: int | None, columns: list[str]) -> Any:
-        path = self._folder / self._files[file]
-        with self._lock:
-            try:
-                parquet = self._open.pop(file, None)
-                if parquet is None:
-                    parquet = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
-                self._open[file] = parquet
-                if len(self._open) > _OPEN_FILES:
-                    self._open.popitem(last=False)[1].close()
-                if group is None:
-                    return parquet.read(columns, use_threads=False)
-                return parquet.read_row_group(group, columns, use_threads=False)
-            except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{path} cannot be read: {first_line(error)}") from error
-
 
 class Shards:
-    """A prepared set, opened by its folder. Picklable, safe to use in threads.
+    """A prepared set, opened by its place. Picklable, safe to use in threads.
 
     Args:
-        path: the folder that `python -m data_prep` wrote.
+        place: the folder that `python -m data_prep` wrote, or an fsspec URL of it such as
+            `s3://bucket/faces` or `https://host/faces`.
 
     Attributes:
-        path: the folder.
+        place: the folder or URL, as messages call it.
+        path: the folder; for a URL the one in the cache, with `index.json` and the tables.
         index: `index.json` as it stands.
         image_size: (width, height) of every image in pixels.
 
     Raises:
-        DataError: there is no such folder, it is half-written, of another version, or one of its
-            files is missing or shorter than the index says.
+        DataError: there is no such set, it is half-written, of another version, or one of its
+            files is missing or shorter than the index says; a URL cannot be reached.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.index = _read_index(self.path)
+    def __init__(self, place: str | os.PathLike[str]) -> None:
+        self._source = open_files(place)
+        self.place, self.path = self._source.place, self._source.path
+        self.index = read_index(self.path, self.place)
         try:
             width, height = self.index["image_size"]
             self.image_size = (int(width), int(height))
             entries = {"train": self.index, **self.index["splits"]}
-            self._splits = {name: Split(name, self.path, entries[name]) for name in entries}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{self.path}/index.json is damaged ({error!r}): {AGAIN}") from error
+            self._splits = {name: Split(name, self._source, entries[name]) for name in entries}
+            beside = self.index.get("templates") or {}
+            for table in (self.index.get("pairs"), *beside.values()):
+                if table is not None:
+                    plain(table["file"], "file")
+                    self._source.bring(table)
+        except DataError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise DataError(f"{self.place}/index.json is damaged ({error!r}): {AGAIN}") from error
 
     def split(self, name: str = "train") -> Split:
         """One part of the set: `train`, `val`, `confirm` or `distractors`.
@@ -205,7 +210,7 @@ class Shards:
             if name == "distractors":
                 cure = "sets of `python -m data_prep megaface` have one"
             raise DataError(
-                f"{self.path} has no {name} split, only {', '.join(self._splits)}: {cure}"
+                f"{self.place} has no {name} split, only {', '.join(self._splits)}: {cure}"
             )
         return self._splits[name]
 
@@ -245,47 +250,13 @@ class Shards:
         return read_templates(self.path, entry, faces)
 
 
-def _read_index(folder: Path) -> Mapping[str, Any]:
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder}: no such folder of shards; python -m data_prep prepares one "
-            f"(recordio, bin, folder, list, templates, megaface, synthetic)"
-        )
-    try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{folder} has no index.json: it is half-written or no prepared set; the same "
-            f"data_prep command again continues an interrupted one"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder}/index.json cannot be read: {first_line(error)}: {AGAIN}"
-        ) from error
-    version = index.get("version") if isinstance(index, dict) else None
-    if version != VERSION:
-        raise DataError(
-            f"{folder}/index.json has version {version}, this program reads version {VERSION}: "
-            f"prepare the set again into another folder"
-        )
-    return dict(index)
-
-
-def _group_rows(folder: Path, file: str, rows: int) -> list[int]:
+def _group_rows(path: str, footer: Any, names: Sequence[str], rows: int) -> list[int]:
     """Rows of each group of one shard, from its footer; the index must agree on their sum."""
-    try:
-        footer = pq.read_metadata(folder / file)
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: {file} is missing, index.json lists it: {AGAIN}") from error
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{folder / file} cannot be read: {first_line(error)}: {AGAIN}") from error
     if footer.num_rows != rows:
-        raise DataError(
-            f"{folder / file} holds {footer.num_rows} rows, index.json says {rows}: {AGAIN}"
-        )
-    lacking = {"image", "label", "key"} - set(footer.schema.to_arrow_schema().names)
+        raise DataError(f"{path} holds {footer.num_rows} rows, index.json says {rows}: {AGAIN}")
+    lacking = {"image", "label", "key"} - set(names)
     if lacking:
-        raise DataError(f"{folder / file} has no column {sorted(lacking)[0]}: {AGAIN}")
+        raise DataError(f"{path} has no column {sorted(lacking)[0]}: {AGAIN}")
     return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
 

@@ -1,28 +1,28 @@
 """The training stream: order, share of a worker, decode, batch.
 
-Which image is the n-th of an epoch is a function of (seed, epoch, n) alone: row groups are
-permuted, and rows are permuted inside windows of a few groups, so that reading stays sequential
-and memory stays small (the rows were shuffled once, when the shards were written). A global batch
-is `batch_size` images in this order; each worker takes its part of it. To resume is to remember
-how many images of the epoch were seen.
+Which image is the n-th of an epoch is a function of (seed, epoch, n) alone (`facerec.data.sampling`
+has the two orders). A global batch is `batch_size` images in this order; each worker takes its part
+of it. To resume is to remember how many images of the epoch were seen.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from facerec.data.augment import DRAWS, Augment
-from facerec.data.images import decode
-from facerec.data.shards import DataError, Rows, Shards, Split
+from facerec.data.sampling import SAMPLING, IdentityOrder, ImageOrder, Order, generator
+from facerec.data.shards import DataError, Shards
+from facerec.data.source import EncodedRows, Source
 
-WINDOW = 16  # row groups shuffled together: 4,096 rows at 256 a group, some 25 MB of JPEG
 AHEAD = 3  # batches decoded before they are asked for
 
 
@@ -31,22 +31,24 @@ class Batch:
     """One worker's part of a global batch.
 
     Attributes:
-        images: uint8 RGB, (b, H, W, 3).
+        images: uint8 RGB, (b, H, W, 3): an array, or a tensor on the device where the stream was
+            given images that lie there.
         labels: int64, (b,).
         keys: The source's keys or paths, b of them.
-        draws: float32 in [0, 1), (b, 20): what `Augment` turns into changes; None without it.
+        draws: float32 in [0, 1), (b, 25): what `Augment` turns into changes; None without it.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Tensor
     labels: NDArray[np.int64]
     keys: list[str]
     draws: NDArray[np.float32] | None
 
 
 class Stream:
-    """One epoch of a split, in an order that depends on neither batch size nor workers.
+    """One epoch of a split, in an order that does not depend on the workers.
 
     Iterating gives the batches that are left after `images_seen`; each `iter()` starts anew.
+    An epoch is as many whole batches as the split has images for, with either sampling.
 
     Args:
         shards: Folder of shards, or the opened set.
@@ -58,10 +60,18 @@ class Stream:
         world_size: Number of workers.
         split: `train`, `val` or `confirm`.
         augment: Where given, batches carry the numbers it needs.
+        sampling: `images`: each image once, in an order that does not depend on the batch size
+            either. `identities`: each batch has `images_per_identity` images of each of its
+            identities, drawn anew in each epoch; images of unknown identity are left out.
+        images_per_identity: K, for `identities` alone; divides `batch_size`.
+        decoders: Threads that decode; batches are the same for any number.
+        cache: Images of this split that `facerec.data.cache` keeps decoded; batches are the same
+            with and without.
 
     Raises:
         DataError: For shards that cannot be read, fewer images than one batch, a batch that the
-            workers cannot share evenly, or (while iterating) an image that cannot be decoded.
+            workers cannot share evenly or that has more identities than there are, or (while
+            iterating) an image that cannot be decoded.
     """
 
     def __init__(
@@ -76,6 +86,10 @@ class Stream:
         world_size: int = 1,
         split: str = "train",
         augment: Augment | None = None,
+        sampling: str = "images",
+        images_per_identity: int = 4,
+        decoders: int = 1,
+        cache: Source | None = None,
     ) -> None:
         self.shards = shards if isinstance(shards, Shards) else Shards(shards)
         self.split = self.shards.split(split)
@@ -86,12 +100,25 @@ class Stream:
             )
         if self.split.rows < batch_size:
             raise DataError(
-                f"data.batch_size = {batch_size}: {self.shards.path} has only {self.split.rows} "
+                f"data.batch_size = {batch_size}: {self.shards.place} has only {self.split.rows} "
                 f"images in {split}; take a batch_size of {max(self.split.rows // 2, 1)} or less"
             )
         self.batch_size, self.seed, self.epoch = batch_size, seed, epoch
         self.images_seen, self.rank, self.world_size = images_seen, rank, world_size
-        self.augment = augment
+        self.augment, self.decoders, self.cache = augment, decoders, cache
+        if sampling not in SAMPLING:
+            raise DataError(f"data.sampling = {sampling!r}: takes {', '.join(SAMPLING)}")
+        self._order: Order = (
+            ImageOrder(self.split.group_rows, seed, epoch)
+            if sampling == "images"
+            else IdentityOrder(
+                self.split.labels(),
+                batch_size=batch_size,
+                images_per_identity=images_per_identity,
+                seed=seed,
+                epoch=epoch,
+            )
+        )
 
     @property
     def batches(self) -> int:
@@ -101,70 +128,43 @@ class Stream:
     def __iter__(self) -> Iterator[Batch]:
         return _prefetch(self._batches())
 
-    def _batches(self) -> Iterator[Batch]:
-        width, height = self.shards.image_size
+    def _batches(self) -> Generator[Batch]:
         share = self.batch_size // self.world_size
-        end = self.batches * self.batch_size
-        rows = _rows(self.split, self.seed, self.epoch, self.images_seen)
-        for first in range(self.images_seen, end, self.batch_size):
-            begin = first + self.rank * share
-            images = np.empty((share, height, width, 3), np.uint8)
-            labels = np.empty(share, np.int64)
-            keys: list[str] = []
-            for position in range(first, min(first + self.batch_size, end)):
-                group, row = next(rows)
-                slot = position - begin
-                if 0 <= slot < share:
-                    try:
-                        decode(group.images[row], images[slot])
-                    except DataError as error:
-                        raise group.locate(row, error) from None
-                    labels[slot] = group.labels[row]
-                    keys.append(group.keys[row])
-            draws = None
-            if self.augment is not None:
-                draws = draw(self.seed, self.epoch, begin, share)
-            yield Batch(images, labels, keys, draws)
+        source = (
+            EncodedRows(self.split, self.shards.image_size, self.decoders)
+            if self.cache is None
+            else nullcontext(self.cache)
+        )
+        asked: list[int] = []
+        with source as images:
+            end = self.batches * self.batch_size
+            for first in range(self.images_seen, end, self.batch_size):
+                begin = first + self.rank * share
+                if self.cache is None and (coming := self._order.coming(begin)) != asked:
+                    self.split.prefetch([group for group in coming if group not in asked])
+                    asked = coming
+                taken = images.take(self._order.rows(begin, begin + share))
+                draws = None
+                if self.augment is not None:
+                    draws = draw(self.seed, self.epoch, begin, share)
+                yield Batch(*taken, draws)
 
 
 def draw(seed: int, epoch: int, first: int, count: int) -> NDArray[np.float32]:
-    """Give the uniform numbers of images `first` to `first + count` of an epoch, (count, 20).
+    """Give the uniform numbers of images `first` to `first + count` of an epoch, (count, 25).
 
     A counter-based generator: the numbers of an image do not depend on what was drawn before.
     """
-    # One step of Philox's counter gives four numbers: 8 of DRAWS are two steps an image, the other
-    # 12, which came later and leave the 8 as they were, are three steps of another generator.
-    early = _generator(seed, epoch, 1, counter=2 * first).random((count, 8))
-    late = _generator(seed, epoch, 0, counter=3 * first).random((count, DRAWS - 8))
-    return np.hstack([early, late]).astype(np.float32)
+    # One step of Philox's counter gives four numbers. An image has two steps of one generator for
+    # the first 8 of DRAWS, three of another for the next 12, and two of a third for those of
+    # `occlusion`: what came later leaves the earlier ones as they were.
+    first_8 = generator(seed, epoch, 1, counter=2 * first).random((count, 8))
+    next_12 = generator(seed, epoch, 0, counter=3 * first).random((count, 12))
+    last = generator(seed, epoch, 0, 1, counter=2 * first).random((count, 8))[:, : DRAWS - 20]
+    return np.hstack([first_8, next_12, last]).astype(np.float32)
 
 
-def _generator(seed: int, epoch: int, purpose: int, counter: int = 0) -> np.random.Generator:
-    words = np.random.SeedSequence([seed, epoch, purpose]).generate_state(2, np.uint64)
-    key = int(words[0]) << 64 | int(words[1])
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
-
-
-def _rows(split: Split, seed: int, epoch: int, start: int) -> Iterator[tuple[Rows, int]]:
-    """Yield (row group, row in it) in the epoch's order, from position `start` on."""
-    order = _generator(seed, epoch, 2).permutation(len(split.group_rows))
-    windows = [order[i : i + WINDOW] for i in range(0, len(order), WINDOW)]
-    begin = 0
-    for number, window in enumerate(windows):
-        ends = np.cumsum([split.group_rows[group] for group in window])
-        size = int(ends[-1])
-        if begin + size > start:
-            groups = [split.read(int(group)) for group in window]
-            shuffled = _generator(seed, epoch, 3 + number).permutation(size)
-            shuffled = shuffled[max(start - begin, 0) :]
-            owners = np.searchsorted(ends, shuffled, side="right")
-            for row, owner in zip(shuffled.tolist(), owners.tolist(), strict=True):
-                group = groups[owner]
-                yield group, row - int(ends[owner]) + len(group.labels)
-        begin += size
-
-
-def _prefetch(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _prefetch(batches: Generator[Batch]) -> Iterator[Batch]:
     """Make batches in a thread, a few ahead; its errors are raised here."""
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=AHEAD)
     stop = threading.Event()
@@ -180,9 +180,10 @@ def _prefetch(batches: Iterator[Batch]) -> Iterator[Batch]:
 
     def work() -> None:
         try:
-            for batch in batches:
-                if not put(batch):
-                    return
+            with closing(batches):
+                for batch in batches:
+                    if not put(batch):
+                        return
             put(None)
         except BaseException as error:  # whatever it is, it belongs to the caller
             put(error)

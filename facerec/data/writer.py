@@ -5,10 +5,11 @@ What stands under its name is whole, so a killed preparation can go on where it 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ COLUMNS = (
 
 def write_table(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
     """Writes a Parquet file with one row group per table; `path` is replaced when it exists."""
-    aside = _aside(path)
     with (
+        _replacing(path) as aside,
         aside.open("wb") as sink,
         pq.ParquetWriter(
             sink, schema, compression="none", use_dictionary=False, write_statistics=False
@@ -37,7 +38,6 @@ def write_table(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> No
     ):
         for group in groups:
             writer.write_table(group, row_group_size=max(1, len(group)))
-    _publish(aside, path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -47,25 +47,37 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file; `path` is replaced when it exists."""
-    aside = _aside(path)
-    aside.write_bytes(content)
-    _publish(aside, path)
+    write_chunks(path, [content])
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Writes a file piece by piece; `path` is replaced when it exists."""
+    with _replacing(path) as aside, aside.open("wb") as sink:
+        sink.writelines(chunks)
 
 
 def describe(path: Path) -> dict[str, Any]:
     """What `index.json` says about a finished Parquet file: file, rows, sha256."""
+    return {"file": path.name, "rows": pq.read_metadata(path).num_rows, "sha256": sha256(path)}
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file of any size, in hexadecimal."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "rows": pq.read_metadata(path).num_rows, "sha256": digest}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
-
-
-def _publish(aside: Path, path: Path) -> None:
-    sync(aside)
-    aside.replace(path)
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file aside that takes the place of `path` once it is whole, and goes where that fails."""
+    aside = path.with_name(path.name + ".part")
+    try:
+        yield aside
+        sync(aside)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)  # on a full disk, its room is needed
+        raise
     sync(path.parent)
 
 

@@ -99,7 +99,7 @@ def check_colours(
     pairs = shards.pairs()
     if pairs is None:
         raise DataError(
-            f"{shards.path}: has no pairs; the order of colours is checked on a verification set"
+            f"{shards.place}: has no pairs; the order of colours is checked on a verification set"
         )
     ends = np.stack([pairs.first, pairs.second], axis=1).ravel()
 

@@ -126,7 +126,7 @@ class EvaluationSet:
         try:
             check_image_size(backbone, *self.shards.image_size)
         except ValueError as error:
-            raise DataError(f"{self.name} ({self.shards.path}): {error}") from None
+            raise DataError(f"{self.name} ({self.shards.place}): {error}") from None
 
     def pairs(self) -> Pairs | None:
         """The pairs that are scored; None where all pairs of the images are."""
@@ -209,7 +209,7 @@ def open_sets(
         for earlier in sets[:number]:
             if earlier.name == item.name:
                 raise DataError(
-                    f"{earlier.shards.path} and {item.shards.path}: both sets are called "
+                    f"{earlier.shards.place} and {item.shards.place}: both sets are called "
                     f"{item.name}, and so would be their metrics; rename one folder"
                 )
     return sets

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -119,15 +117,11 @@ def prepared_images(shards: Shards, split: str | None = None) -> QualityImages:
     part = split or ("val" if "val" in shards.index["splits"] else "train")
     found, name = shards.split(part), shards.path.resolve().name
     if not found.rows:
-        raise DataError(f"{shards.path}: its {part} split holds no images")
+        raise DataError(f"{shards.place}: its {part} split holds no images")
     prepared = EvaluationSet(name if part == "train" else f"{name}.{part}", shards, part)
-    entry = shards.index if part == "train" else shards.index["splits"][part]
-    path = shards.path / entry["shards"][0]["file"]
-    try:
-        known = pq.read_schema(path).names
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    more = found.columns([n for n in ("identity", "detector_score") if n in known])
+    more = found.columns(
+        [name for name in ("identity", "detector_score") if name in found.column_names]
+    )
     labels, templates = found.labels(), prepared.templates()
     return QualityImages(
         prepared.name,

@@ -14,6 +14,7 @@ import torch
 
 from facerec import backbones
 from facerec.config import ConfigError, TrainConfig, override
+from facerec.data.place import absolute
 from facerec.data.shards import DataError, Shards
 from facerec.evaluation import protocols
 from facerec.evaluation.metrics import FARS, PAIRS_PER_ERROR
@@ -33,9 +34,11 @@ def with_data(config: TrainConfig, *, smoke: bool = False) -> TrainConfig:
         DataError: Where they could not be drawn.
     """
     train = config.data.train or synthetic(SMOKE if smoke else DEMO)
-    sets = ",".join(str(path.absolute()) for path in config.data.eval_sets)
+    sets = ",".join(absolute(place) for place in config.data.eval_sets)
+    cache = config.data.cache_dir and absolute(config.data.cache_dir)
     # Ray's processes run elsewhere.
-    return override(config, {"data.train": str(Path(train).absolute()), "data.eval": sets})
+    places = {"data.train": absolute(train), "data.eval": sets, "data.cache_dir": cache}
+    return override(config, places)
 
 
 def synthetic(options: dict[str, int]) -> Path:
@@ -90,7 +93,7 @@ def check(config: TrainConfig, metric: str) -> str:
     try:
         backbones.check_image_size(backbone, *shards.image_size)
     except ValueError as error:
-        raise DataError(f"{shards.path}: {error}") from None
+        raise DataError(f"{shards.place}: {error}") from None
     if metric.startswith("val."):
         _check_val(shards, metric)
     sets = [item.name for item in protocols.open_sets(shards, config.data.eval_sets, backbone)]
@@ -106,7 +109,7 @@ def check(config: TrainConfig, metric: str) -> str:
         if name in shards.index["splits"]:
             parts.append(f"{name} {shards.split(name).rows:,} images")
     others = [name for name in sets if name != "val"]
-    return f"{shards.path} ({'; '.join([*parts, *others])})"
+    return f"{shards.place} ({'; '.join([*parts, *others])})"
 
 
 def _check_val(shards: Shards, metric: str) -> None:
@@ -116,7 +119,7 @@ def _check_val(shards: Shards, metric: str) -> None:
     needed = PAIRS_PER_ERROR * FARS.get(far, 0)
     if found < needed:
         raise DataError(
-            f"{shards.path}: val has {found:,} impostor pairs, and {metric} needs {needed:,} "
+            f"{shards.place}: val has {found:,} impostor pairs, and {metric} needs {needed:,} "
             f"(100 / FAR {far}; {_identities(needed)} identities of 8 images); prepare the set "
             f"again into another folder with a larger --val-identities, or give a metric of a "
             "set in data.eval"

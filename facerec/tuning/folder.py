@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from facerec.config import ConfigError, flatten
+from facerec.data.index import index_file
 from facerec.data.shards import Shards
 from facerec.data.writer import write_json
 from facerec.domains import Scalar
@@ -26,6 +27,8 @@ from facerec.tuning.sweep import Sweep, as_json
 
 VERSION = 1
 RECORD = "sweep.json"
+# Data may have moved, and be decoded elsewhere: what counts is what is in it.
+PLACES = ("data.train", "data.eval", "data.cache", "data.cache_dir", "data.decoders")
 
 
 def record(
@@ -47,9 +50,9 @@ def record(
         "space": {key: as_json(domain) for key, domain in sweep.space.items()},
         "points": [dict(point) for point in sweep.points],
         "warm_start": {},
-        "classes": Shards(Path(sweep.base.data.train)).split("train").classes,
+        "classes": Shards(sweep.base.data.train).split("train").classes,
         "data": {
-            "train": _digest(Path(sweep.base.data.train)),
+            "train": _digest(sweep.base.data.train),
             "eval": {path.resolve().name: _digest(path) for path in sweep.base.data.eval_sets},
         },
         "commit": commit,
@@ -229,8 +232,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
         if before[key] != now[key]:
             raise differs(key, before[key], now[key])
     for key, value in before["base"].items():
-        # Data may have moved: what counts is what is in it.
-        if key not in ("data.train", "data.eval") and now["base"].get(key) != value:
+        if key not in PLACES and now["base"].get(key) != value:
             raise differs(key, value, now["base"].get(key))
     if before["data"]["train"] != now["data"]["train"]:
         raise ConfigError(
@@ -261,6 +263,6 @@ def _contains(wide: Mapping[str, Any], narrow: Mapping[str, Any]) -> bool:
     return bool(wide["low"] <= narrow["low"] and narrow["high"] <= wide["high"])
 
 
-def _digest(folder: Path) -> str:
+def _digest(place: str | Path) -> str:
     """Give the hash of a prepared set's index, which holds the hashes of its files."""
-    return hashlib.sha256((folder / "index.json").read_bytes()).hexdigest()
+    return hashlib.sha256(index_file(place).read_bytes()).hexdigest()

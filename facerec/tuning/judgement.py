@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from facerec.data import leaks
 from facerec.data.writer import write_json
 from facerec.tuning import results
 from facerec.tuning.confirm import DEFAULTS, ConfirmTables, Rerun, place
@@ -70,6 +71,7 @@ def conclude(
     rows = searcher.rows()
     found |= {"trials": sweep.trials, "confirm": sweep.confirm, "seeds": sweep.seeds}
     found |= _of_search(sweep, rows, error)
+    found["leaks"] = _leaks(sweep)
     found["ended"] = {"search": _ended(rows), "confirm": _ended(tables.rows() if tables else [])}
     write_json(folder / results.VERDICT, _plain(found))
     return found
@@ -209,6 +211,26 @@ def _of_search(
     }
     found: dict[str, list[Any]] = {name: part.to_dict("records") for name, part in parts.items()}
     return found
+
+
+def _leaks(sweep: Sweep) -> list[dict[str, Any]]:
+    """What each evaluation set shares with the training images, as far as it was looked for."""
+    data = sweep.base.data
+    looked = [(path.name, path, "") for path in data.eval_sets]
+    looked += [(name, Path(data.train), name) for name in ("val", "confirm")]
+    rows = []
+    for name, path, split in looked:
+        known = leaks.read(data.train, path, split)
+        if known is not None or not split:
+            rows.append(
+                {
+                    "set": name,
+                    "checked": known is not None,
+                    "found": known is not None and known.found,
+                    "sentence": leaks.told(data.train, path, split),
+                }
+            )
+    return rows
 
 
 def _ended(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def measure(sweep: Sweep, folder: Path, table: pd.DataFrame, *, gpus: bool) -> M
         table: Of the confirmation.
         gpus: Whether accelerators may be used.
     """
-    shards = Shards(Path(sweep.base.data.train))
+    shards = Shards(sweep.base.data.train)
     split, metric = judged_by(sweep.metric, shards)
     done = table[table["status"] == "completed"]
     if not split:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from facerec.config import flatten
@@ -42,7 +41,7 @@ def with_points(sweep: Sweep) -> Sweep:
     """
     if _SCALE not in sweep.space or not sweep.points or len(sweep.points) >= sweep.trials:
         return sweep
-    classes = Shards(Path(sweep.base.data.train)).split("train").classes
+    classes = Shards(sweep.base.data.train).split("train").classes
     least = smallest_scale(flatten(sweep.base), classes)
     point = {**sweep.points[0], _SCALE: round(least, 2) if least else None}
     if least is None or not sweep.space[_SCALE].contains(point[_SCALE]) or point in sweep.points:

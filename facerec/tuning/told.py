@@ -63,8 +63,10 @@ def settings_table(found: Mapping[str, Any], keys: Sequence[str]) -> Table:
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """Give what a sweep comes to, line by line: verdict, importance, good region, endings."""
+    """Give what a sweep comes to, line by line: verdict, leaks, importance, good range, ends."""
     told = [f"verdict    {found['sentence']}"] if found.get("sentence") else []
+    leaky = [row for row in found.get("leaks", []) if row["found"] or not row["checked"]]
+    told += _each("leaks", [f"{row['set']}: {row['sentence']}" for row in leaky])
     told += _each("importance", [_importance(row) for row in found.get("importance", [])])
     told += _each("good range", [_region(row) for row in found.get("good_region", [])])
     for stage, ended in found.get("ended", {}).items():

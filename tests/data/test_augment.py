@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import numpy as np
@@ -71,9 +72,12 @@ def test_grey_makes_the_channels_equal() -> None:
     assert torch.equal(out[:, 0], out[:, 2])
 
 
+COLUMNS = (("crop", 8), ("low_res", 13), ("photometric", 16), ("occlusion", 20))
+
+
 def test_degradations_meet_the_images_that_drew_them_alone() -> None:
     x = normalise(images(4, side=24))
-    for key, column in (("crop", 8), ("low_res", 13), ("photometric", 16)):
+    for key, column in COLUMNS:
         draws = torch.rand(4, DRAWS, generator=torch.Generator().manual_seed(1))
         draws[:, column] = torch.tensor([0.1, 0.9, 0.19, 0.2])
         out = Augment(flip=0.0, **{key: 0.2})(x, draws)
@@ -100,6 +104,40 @@ def test_crop_leaves_a_rectangle_and_blackens_the_rest() -> None:
         assert 0.65 < high / wide < 1.55, "3:4 to 4:3, rounded to pixels"
     assert 0.15 < min(shares) < 0.3
     assert max(shares) > 0.9
+
+
+def test_occlusion_greys_the_rectangle_that_was_drawn() -> None:
+    side, count = 20, 300
+    x = normalise(images(count, side))  # no pixel is 0 there: 127.5 is no byte
+    draws = torch.rand(count, DRAWS, generator=torch.Generator().manual_seed(4)).double()
+    out = Augment(flip=0.0, occlusion=0.7)(x.double(), draws)
+    shares = []
+    for before, after, row in zip(x.double(), out, draws.tolist(), strict=True):
+        chance, area, aspect, top, left = row[20:]
+        pixels = side * side * (0.02 + 0.38 * area)
+        ratio = (10 / 3) ** (2 * aspect - 1)
+        high = min(round(math.sqrt(pixels / ratio)), side)
+        wide = min(round(math.sqrt(pixels * ratio)), side)
+        above, before_it = int(top * (side - high + 1)), int(left * (side - wide + 1))
+        expected = before.clone()
+        if chance < 0.7:
+            expected[:, above : above + high, before_it : before_it + wide] = 0
+            shares.append(high * wide / side**2)
+        assert torch.equal(after, expected)
+    assert 180 < len(shares) < 240
+    assert min(shares) < 0.04
+    assert 0.35 < max(shares) < 0.45
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+def test_an_accelerator_computes_the_same() -> None:
+    x = normalise(images(64, side=24))
+    draws = torch.rand(64, DRAWS, generator=torch.Generator().manual_seed(5))
+    on = {"grey": 0.2, "contrast": 0.2, **{key: 0.5 for key, _ in COLUMNS}}
+    augment = Augment(rotate=0.2, scale=0.1, shift=0.1, brightness=0.1, **on)
+    there = augment(x.cuda(), draws.cuda()).cpu()
+    assert torch.allclose(there, augment(x, draws), atol=1e-3)
 
 
 def test_low_resolution_is_two_resamplings() -> None:
@@ -142,7 +180,7 @@ def weights(row: int, old: int, new: int, kernel: int) -> list[float]:
 def test_photometric_scales_light_contrast_and_saturation() -> None:
     x = normalise(images())
     draws = torch.zeros(4, DRAWS)
-    draws[:, 17:] = torch.tensor([0.2, 0.9, 0.1])  # factors 0.7, 1.4 and 0.6
+    draws[:, 17:20] = torch.tensor([0.2, 0.9, 0.1])  # factors 0.7, 1.4 and 0.6
     out = Augment(flip=0.0, photometric=1.0)(x, draws)
     for after, before in zip(out.double().numpy(), x.double().numpy(), strict=True):
         y = np.clip((before + 1) / 2 * 0.7, 0, 1)
@@ -154,7 +192,11 @@ def test_photometric_scales_light_contrast_and_saturation() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["flip", "rotate", "scale", "shift", "brightness", "grey", "crop", "photometric"]
+    "key",
+    [
+        *("flip", "rotate", "scale", "shift", "brightness", "grey"),
+        *("crop", "photometric", "occlusion"),
+    ],
 )
 def test_amounts_out_of_range_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match=key):

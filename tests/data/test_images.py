@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from facerec.data import images
-from facerec.data.images import decode, size
+from facerec.data.images import check, decode, size
 from facerec.data.shards import DataError
 
 
@@ -98,3 +98,68 @@ def test_opencv_takes_over_where_simplejpeg_is_missing(monkeypatch: pytest.Monke
     assert size(data) == (24, 16)
     with pytest.raises(DataError, match="damaged"):
         decode(data[:-40])
+
+
+def check_agrees(data: bytes) -> bool:
+    """Whether `check` and `decode` say the same of these bytes; gives whether they are good."""
+    said = []
+    for function in (decode, check):
+        try:
+            function(data)
+            said.append(True)
+        except DataError:
+            said.append(False)
+    assert said[0] == said[1], data[:20]
+    return said[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_check_finds_what_decoding_finds(options: dict[str, object]) -> None:
+    whole = encode(picture(40, 30), quality=80, **options)
+    assert check(whole) == (40, 30)
+    rng = np.random.default_rng(1)
+    good = 0
+    for _ in range(150):
+        data = bytearray(whole)
+        if rng.random() < 0.3:
+            del data[int(rng.integers(len(data))) :]
+        for _ in range(int(rng.integers(1, 4))):
+            if data:
+                data[int(rng.integers(len(data)))] = int(rng.integers(256))
+        good += check_agrees(bytes(data))
+    assert 5 < good < 145
+    for form, mode in (("PNG", "P"), ("JPEG", "CMYK"), ("WEBP", "RGB")):
+        data = encode(picture().convert(mode), form)
+        assert check(data) == (24, 16)
+        assert not check_agrees(data[: len(data) // 2])
+
+
+def test_palettes_transparency_and_marks() -> None:
+    """What stands in a file beside its colours changes nothing of them."""
+    image = picture()
+    wanted = np.asarray(image)
+    clear = image.copy()
+    clear.putalpha(Image.new("L", image.size, 40))
+    np.testing.assert_array_equal(decode(encode(clear, "PNG")), wanted)
+    grey = image.convert("L")
+    faint = Image.merge("LA", [grey, Image.new("L", image.size, 0)])
+    np.testing.assert_array_equal(decode(encode(faint, "PNG"))[:, :, 1], np.asarray(grey))
+    palette = image.quantize(7)
+    palette.info["transparency"] = 3
+    rgb = np.asarray(palette.convert("RGB"))
+    np.testing.assert_array_equal(decode(encode(palette, "PNG")), rgb)
+    one_bit = encode(grey.convert("1"), "PNG")
+    assert set(np.unique(decode(one_bit))) == {0, 255}
+    mark = Image.Exif()
+    mark[0x0112] = 6  # to be turned by 90 degrees
+    for form in ("JPEG", "PNG"):
+        turned = encode(image, form, exif=mark)
+        assert size(turned) == (24, 16)
+        np.testing.assert_array_equal(decode(turned), decode(encode(image, form)))
+
+
+def test_sixteen_bits_of_colours_are_refused_too() -> None:
+    deep = b"P6 2 2 65535\n" + bytes(24)
+    for function in (decode, check):
+        with pytest.raises(DataError, match="8 bits per channel"):
+            function(deep)

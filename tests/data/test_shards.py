@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from facerec.data import shards as module
+from facerec.data import shard_files as module
 from facerec.data.shards import DataError, Shards
 from facerec.data.writer import COLUMNS, describe, write_json, write_table
 
@@ -111,7 +111,7 @@ def test_keeps_few_files_open(prepared: Path, monkeypatch: pytest.MonkeyPatch) -
     split = Shards(prepared).split()
     first = split.read(0)
     assert split.read(3).keys[0] == "key-12"
-    assert len(split._open) == 1
+    assert len(split._source._open) == 1  # type: ignore[attr-defined]
     assert bytes(first.images[0]) == image(0)  # the buffer outlives its closed file
     assert split.read(1).keys[0] == "key-5"
 
@@ -244,3 +244,37 @@ def test_a_shard_that_vanishes_later_is_named(prepared: Path) -> None:
     (prepared / "shard-00001.parquet").unlink()
     with pytest.raises(DataError, match=r"shard-00001\.parquet cannot be read"):
         split.read(3)
+
+
+@pytest.mark.parametrize("name", ["../other.parquet", "/etc/passwd", "..", "", "a\0b", 7, None])
+def test_an_index_names_files_of_its_own_folder_alone(prepared: Path, name: object) -> None:
+    shard = {**describe(prepared / "shard-00000.parquet"), "file": name}
+    change(prepared, shards=[shard])
+    with pytest.raises(DataError, match="which is no plain name"):
+        Shards(prepared)
+    change(prepared, shards=[], rows=0, splits={}, pairs=shard)
+    with pytest.raises(DataError, match="which is no plain name"):
+        Shards(prepared)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("rows", "many"), ("rows", 1e400), ("image_size", [1, 2, 3]), ("pairs", 5)]
+)
+def test_values_of_other_kinds_are_damage(prepared: Path, key: str, value: object) -> None:
+    change(prepared, **{key: value})
+    with pytest.raises(DataError, match=r"index\.json is damaged"):
+        Shards(prepared)
+
+
+def test_an_index_nested_without_end(prepared: Path) -> None:
+    (prepared / "index.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"index\.json cannot be read"):
+        Shards(prepared)
+
+
+def test_prefetch_of_a_local_set_reads_nothing(prepared: Path) -> None:
+    split = Shards(prepared).split()
+    (prepared / "shard-00001.parquet").unlink()
+    split.prefetch(range(6))
+    assert split.read(0).keys[0] == "key-0"
+    assert split.column_names == tuple(name for name, _ in COLUMNS)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.cuts import Options, Part, pair_up, split
+from data_prep.damage import Damage
 from data_prep.readers import Facts
 from data_prep.scan import Images
 from facerec.data.shards import DataError
@@ -26,7 +27,7 @@ def cut(
 ) -> tuple[Mapping[str, Part], Mapping[str, int], Silent]:
     tell = Silent()
     facts = Facts(kind="folder", name="x", fingerprint="", classes=classes)
-    plan = split(images_of(counts), facts, Options(**options), tell)
+    plan = split(images_of(counts), facts, Options(**options), Damage(tell))
     return plan.parts, plan.counts, tell
 
 
@@ -132,11 +133,25 @@ def test_a_promise_that_the_labels_break_is_a_warning() -> None:
     ]
 
 
+def test_labels_beyond_the_promise_are_a_warning_naming_both() -> None:
+    images = Images(np.arange(6), np.repeat([0, 1, 2], 2), ["0", "1", "9"], (16, 16), 6)
+    for classes, said in ((3, [9]), (10, []), (12, [])):
+        tell = Silent()
+        facts = Facts(kind="recordio", name="x", fingerprint="", order=int, classes=classes)
+        split(images, facts, Options(0, 0), Damage(tell))
+        wanted = f"the source promises {classes} identities, its labels have 3"
+        if said:
+            wanted += ", up to label 9"
+        assert tell.warnings == [f"{wanted}: the labels count"]
+
+
 def test_pairs_go_as_a_whole() -> None:
     positions = np.array([0, 1, 3, 4, 5, 6])
     images = Images(positions, 0 * positions, [""], (16, 16), 8)
     facts = Facts(kind="bin", name="x", fingerprint="")
-    plan = pair_up(np.array([True, False, False, True]))(images, facts, Options(), Silent())
+    plan = pair_up(np.array([True, False, False, True]))(
+        images, facts, Options(), Damage(Silent(), skip=True)
+    )
     part, (pairs,) = plan.parts["train"], plan.tables
     assert part.positions.tolist() == [0, 1, 4, 5]
     assert part.labels.tolist() == [-1] * 4
@@ -150,4 +165,4 @@ def test_pairs_go_as_a_whole() -> None:
     assert plan.counts == {"images": 8, "left_out": 4}
     alone = Images(positions[:1], positions[:1], [""], (16, 16), 2)
     with pytest.raises(DataError, match="no pair is left"):
-        pair_up(np.array([True]))(alone, facts, Options(), Silent())
+        pair_up(np.array([True]))(alone, facts, Options(), Damage(Silent(), skip=True))

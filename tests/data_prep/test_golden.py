@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.readers import Folder, List
+from data_prep.lists import List
+from data_prep.readers import Folder
 from data_prep.recordio import Recordio
 from data_prep.verification import Verification
 from facerec.data.images import decode
@@ -160,91 +162,33 @@ def test_ijb_layout_mini(tmp_path: Path) -> None:
         assert image == (root / "loose_crop" / key).read_bytes()
 
 
-# What each damaged input must say and, with --on-error skip, which keys are left; None: nothing is.
-DAMAGED: dict[str, tuple[str, str, list[str] | None]] = {
-    "rec_truncated": (
-        "recordio",
-        "train.rec, key 5: offset 21556: 5832 bytes are promised, the file ends after 992 of them",
-        ["1", "2", "3", "4"],
-    ),
-    "rec_bad_magic": (
-        "recordio",
-        "train.rec, key 3: offset 10880: magic word",
-        ["1", "2", "4", "5", "6"],
-    ),
-    "idx_past_end": (
-        "recordio",
-        "train.rec, key 4: offset 99999999 lies past the file's 31168 bytes",
-        ["1", "2", "3", "5", "6"],
-    ),
-    "bin_os_system.bin": ("bin", "it asks for posix.system", None),
-    "bin_odd_count.bin": ("bin", "holds 3 images for 2 pairs", None),
-    "bin_corrupt_jpeg.bin": ("bin", "key 2: ", ["0", "1"]),
-    "rec_zero_length_image": ("recordio", "key 2: the record holds no image", ["1", "3", "4"]),
-    "rec_mixed_shapes": ("recordio", "key 2: the image is 96 x 112", ["1", "3", "4"]),
-    "list_missing_files": (
-        "list",
-        "line 2: ",
-        ["images/there too.jpg", "images/there.jpg"],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", list(DAMAGED))
-def test_damaged(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.slow
+def test_all_pairs_of_lfw_over_few_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kind, message, left = DAMAGED[name]
-    monkeypatch.chdir(tmp_path)
-    source = DATA / "malformed" / name
-    command = [kind, str(source), "dst"]
-    if kind == "list":
-        command = [kind, str(source / "train.list"), "dst", "--root", str(source)]
+    root = DATA / "folder_sample" / "images"
+    listed = DATA / "verification" / "pairs.txt"
+    command = ["pairs", str(listed), str(tmp_path / "dst"), "--root", str(root)]
     assert main(command) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert message in err
-    assert "Traceback" not in err
-    assert err.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
-    assert main([*command, "--on-error", "skip"]) == (2 if left is None else 3)
-    if left is not None:
-        assert sorted(key for _, key, _ in stored(Path("dst"))) == left
-        assert capsys.readouterr().out.endswith("left out\n")
-    assert not list(tmp_path.rglob("pwned*"))
-
-
-def test_odd_shapes_decode_to_rgb() -> None:
-    source = Recordio(DATA / "malformed" / "rec_mixed_shapes")
-    assert [decode(source[n].image).shape for n in range(4)] == [
-        (112, 112, 3),
-        (112, 96, 3),
-        (112, 112, 3),
-        (112, 112, 3),
-    ]
-    grey, cmyk = decode(source[2].image), decode(source[3].image)
-    assert (grey[..., 0] == grey[..., 2]).all()
-    assert 60 < cmyk.mean() < 200
-
-
-def test_property_without_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = DATA / "malformed" / "property_missing_size"
-    assert main(["recordio", str(source), str(tmp_path / "dst")]) == 0
-    assert Shards(tmp_path / "dst").image_size == (112, 112)
-    assert "promises" not in capsys.readouterr().err
-
-
-def test_unicode_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["folder", str(DATA / "malformed" / "unicode_names"), str(tmp_path / "dst")]) == 0
-    split = Shards(tmp_path / "dst").split()
-    assert (split.classes, split.rows) == (2, 3)
-    assert {key.partition("/")[0] for _, key, _ in stored(tmp_path / "dst")} == {
-        "José_Müller",
-        "王_伟",
-    }
-    assert "1 identity without images skipped: empty_id" in capsys.readouterr().err
-
-
-def test_every_damaged_input_is_replayed() -> None:
-    others = {"property_missing_size", "unicode_names", "pairs_bad.txt"}  # the last: no reader yet
-    assert set(golden("malformed/EXPECTED.json")) == set(DAMAGED) | others
+    assert capsys.readouterr().err == (
+        "error: pairs.txt, line 2, key Abel_Pacheco/Abel_Pacheco_0001.jpg, offset 7: "
+        f"{root}/Abel_Pacheco/Abel_Pacheco_0001.jpg is missing\n"
+    )
+    assert main([*command, "--on-error", "skip"]) == 3
+    lines = [line.split("\t") for line in listed.read_text().splitlines()[1:]]
+    kept = []
+    for slot, words in enumerate(lines):
+        names = [words[0], words[0] if len(words) == 3 else words[2]]
+        ends = [f"{n}/{n}_{int(i):04d}.jpg" for n, i in zip(names, words[1::2], strict=False)]
+        if len(words) == 3:
+            ends = [f"{words[0]}/{words[0]}_{int(i):04d}.jpg" for i in words[1:]]
+        if all((root / end).is_file() for end in ends):
+            kept.append((*ends, len(words) == 3, slot // 600))
+    keys = [key for _, key, _ in stored(tmp_path / "dst")]
+    pairs = pq.read_table(tmp_path / "dst" / "pairs.parquet").to_pylist()
+    assert [
+        (keys[pair["first"]], keys[pair["second"]], pair["same"], pair["fold"]) for pair in pairs
+    ] == kept
+    assert f"{7701 - len(keys)} of 7701 images, {6000 - len(kept)} of the pairs left out: " in (
+        capsys.readouterr().out
+    )

@@ -170,10 +170,10 @@ def test_bin_leaves_out_a_pair_as_a_whole(
     path = tmp_path / "set.bin"
     path.write_bytes(pickle.dumps((images, [True, False, True])))
     assert main(["bin", str(path), str(tmp_path / "dst")]) == 2
-    assert "error: set.bin, key 2: " in capsys.readouterr().err
+    assert "error: set.bin, key 2, offset " in capsys.readouterr().err
     assert not (tmp_path / "dst").exists()
     assert main(["bin", str(path), str(tmp_path / "dst"), "--on-error", "skip"]) == 3
-    assert capsys.readouterr().out.splitlines()[-1] == "2 of 6 images left out"
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 of 6 images left out: ")
     assert [row["key"] for row in rows_of(tmp_path / "dst")] == ["0", "1", "4", "5"]
     pairs = Shards(tmp_path / "dst").pairs()
     assert pairs is not None
@@ -193,14 +193,21 @@ def test_errors_fail_or_are_skipped_and_counted(
     command = ["recordio", str(tmp_path / "src"), str(tmp_path / "dst")]
     assert main(command) == 2
     err = capsys.readouterr().err
-    assert err.splitlines()[-1].startswith("error: src, key 5: the JPEG is damaged")
+    assert err.splitlines()[-1].startswith(
+        "error: train.rec, key 5, offset 2964: the JPEG is damaged"
+    )
     assert "Traceback" not in err
     assert not (tmp_path / "dst").exists()
     assert main([*command, "--on-error", "skip"]) == 3
     out = capsys.readouterr()
-    assert out.out.splitlines()[-1] == "5 of 18 images left out"
-    assert "src, key 10: the image is 12 x 16, the set is 16 x 16: all must be of one" in out.err
-    assert "train.rec, key 16: label -1.0 is no whole number" in out.err
+    assert out.out.splitlines()[-1].startswith("5 of 18 images left out: ")
+    lines = out.err.splitlines()
+    for place, reason in (
+        ("key 10", "the image is 12 x 16, the set is 16 x 16: all must be of one size"),
+        ("key 16", "label -1.0 is no whole number from 0 to 2147483646"),
+    ):
+        start = f"warning: left out: train.rec, {place}, offset "
+        assert any(line.startswith(start) and line.endswith(f": {reason}") for line in lines)
     assert "the source promises 6 identities, its labels have 5" in out.err
     rows = rows_of(tmp_path / "dst")
     assert {int(row["key"]) for row in rows} == {*range(1, 16)} - {5, 10}
@@ -224,7 +231,10 @@ def test_a_promised_size_is_kept_to(tmp_path: Path, capsys: pytest.CaptureFixtur
     write_records(tmp_path / "src", layout_a(people(2, 2)), "2,112,112")
     command = ["recordio", str(tmp_path / "src"), str(tmp_path / "dst")]
     assert main(command) == 2
-    assert "src, key 1: the image is 16 x 16, the set is 112 x 112" in capsys.readouterr().err
+    assert (
+        "train.rec, key 1, offset 40: the image is 16 x 16, the set is 112 x 112"
+        in capsys.readouterr().err
+    )
     assert main([*command, "--on-error", "skip"]) == 2
     assert "no image is 112 x 112 as promised" in capsys.readouterr().err
 
@@ -443,6 +453,8 @@ def test_large_sets_come_in_groups_and_shards(tmp_path: Path) -> None:
         (["bin", "SRC", "DST", "--val-identities", "3"], "unrecognized arguments"),
         (["templates", "SRC", "DST", "--min-images", "3"], "unrecognized arguments"),
         (["megaface", "SRC", "DST", "--confirm-identities", "3"], "unrecognized arguments"),
+        (["pairs", "SRC", "DST", "--root", ".", "--min-images", "3"], "unrecognized arguments"),
+        (["pairs", "SRC", "DST"], "the following arguments are required: --root"),
         (["recordoi", "SRC", "DST"], "invalid choice: 'recordoi'"),
         (["list", "SRC", "DST", "--on-error", "ignore"], "invalid choice: 'ignore'"),
     ],

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.readers import Folder, List, whole_label
+from data_prep.lists import List
+from data_prep.readers import Folder, whole_label
 from facerec.data.shards import DataError
 from tests.data_prep.sources import jpeg, write_folder
 
@@ -120,14 +121,14 @@ def test_lists(tmp_path: Path, lines: list[str], start: str, newline: str) -> No
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("images/one.jpg 0 one 0", "line 2: label one is no whole number from 0 to"),
-        ("images/one.jpg 0 -1 0", "line 2: label -1 is no whole number"),
-        ("images/one.jpg 0 nan 0", "line 2: label nan is no whole number"),
-        ("images/one.jpg 0 1.5 0", "line 2: label 1.5 is no whole number"),
-        ("images/one.jpg 0 1", "line 2: 3 columns instead of 4"),
-        ("4\timages/one.jpg", "line 2: 2 columns instead of 3"),
-        ("4\t1e99\timages/one.jpg", "line 2: label 1e99 is no whole number"),
-        ("images/none.jpg 0 1 0", "line 2: "),
+        ("images/one.jpg 0 one 0", "line 2, offset 21: label one is no whole number from 0 to"),
+        ("images/one.jpg 0 -1 0", "line 2, offset 21: label -1 is no whole number"),
+        ("images/one.jpg 0 nan 0", "line 2, offset 21: label nan is no whole number"),
+        ("images/one.jpg 0 1.5 0", "line 2, offset 21: label 1.5 is no whole number"),
+        ("images/one.jpg 0 1", "line 2, offset 21: 3 columns instead of 4"),
+        ("4\timages/one.jpg", "line 2, offset 21: 2 columns instead of 3"),
+        ("4\t1e99\timages/one.jpg", "line 2, offset 21: label 1e99 is no whole number"),
+        ("images/none.jpg 0 1 0", "train.list, line 2, key images/none.jpg, offset 21: "),
         ("images 0 1 0", "images is missing"),
         ("x" * 5000 + " 0 1 0", "is missing"),
     ],

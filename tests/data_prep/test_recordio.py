@@ -137,7 +137,9 @@ def test_property_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("array", [False, True])
 def test_labels_that_are_no_class_are_errors(tmp_path: Path, label: float, array: bool) -> None:
     write_records(tmp_path, {3: payload([label] if array else label, jpeg(0))})
-    with pytest.raises(DataError, match=r"train\.rec, key 3: label .* is no whole number from 0"):
+    with pytest.raises(
+        DataError, match=r"train\.rec, key 3, offset 0: label .* is no whole number from 0"
+    ):
         Recordio(tmp_path)[0]
 
 
@@ -161,7 +163,7 @@ def damage(rec: bytearray, offset: int) -> dict[str, tuple[bytes, str]]:
         ),
         "cut in header": (
             bytes(rec[: offset + 5]),
-            f"offset {offset} lies past the file's {offset + 5} bytes",
+            f"offset {offset}: it lies past the file's {offset + 5} bytes",
         ),
         "too long": (bytes(long), f"offset {offset}: {0x1FFFFFF0} bytes are promised"),
         "middle first": (flagged(2), f"offset {offset}: part 1 of the record is marked 2"),
@@ -181,7 +183,7 @@ def test_damaged_records_name_file_key_and_offset(tmp_path: Path, kind: str) -> 
     damaged, message = damage(bytearray(path.read_bytes()), int(index["2"]))[kind]
     path.write_bytes(damaged)
     source = Recordio(tmp_path)
-    with pytest.raises(DataError, match=r"train\.rec, key 2: ") as error:
+    with pytest.raises(DataError, match=r"train\.rec, key 2, offset \d+: ") as error:
         source[1]
     assert message in str(error.value)
 
@@ -202,7 +204,7 @@ def test_damaged_payloads_name_the_key(tmp_path: Path, content: bytes, message: 
     write_records(tmp_path, {**records, 1: content})
     with pytest.raises(DataError) as error:
         Recordio(tmp_path)[0]
-    assert str(error.value) == f"train.rec, key 1: {message}"
+    assert str(error.value) == f"train.rec, key 1, offset 40: {message}"
 
 
 def test_a_key_that_the_header_promises_must_be_there(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_a_header_that_contradicts_the_index_is_refused(tmp_path: Path, end: flo
     records[0] = payload([end, end], b"")
     write_records(tmp_path, records)
     with pytest.raises(
-        DataError, match=r"key 0: the header record promises .* index has 7 records"
+        DataError, match=r"key 0, offset 0: the header record promises .* index has 7 records"
     ):
         Recordio(tmp_path)
 
@@ -234,6 +236,11 @@ def test_a_header_that_contradicts_the_index_is_refused(tmp_path: Path, end: flo
         ("1\t-4\n", "line 1"),
         ("1 0\n", "line 1"),
         ("1\t99999999999999999999\n", "line 1"),
+        ("1_0\t0\n", "line 1"),
+        ("1\t 0\n", "line 1"),
+        ("+1\t0\n", "line 1"),
+        ("1\t" + "9" * 5000, "line 1"),
+        ("1\t40\n2\t0\n3\t40\n", "keys 1 and 3 both lie at offset 40"),
     ],
 )
 def test_a_damaged_index_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -246,7 +253,9 @@ def test_a_damaged_index_is_refused(tmp_path: Path, text: str, message: str) -> 
 def test_an_offset_past_the_end_is_named(tmp_path: Path) -> None:
     write_records(tmp_path, {1: payload(0.0, jpeg(0))})
     (tmp_path / "train.idx").write_text("1\t99999996\n")
-    with pytest.raises(DataError, match=r"train\.rec, key 1: offset 99999996 lies past the file"):
+    with pytest.raises(
+        DataError, match=r"train\.rec, key 1, offset 99999996: it lies past the file"
+    ):
         Recordio(tmp_path)[0]
 
 
@@ -268,3 +277,47 @@ def test_reading_is_lazy_and_keeps_no_copy(tmp_path: Path) -> None:
     assert source[0].image == source[0].image
     assert source[0].image is not source[0].image
     assert isinstance(source.keys, np.ndarray)
+
+
+def test_bytes_that_the_index_does_not_name(tmp_path: Path) -> None:
+    """A cut index is told from a whole one by what follows its last record."""
+    write_records(tmp_path, {n: payload(0.0, jpeg(n)) for n in (2, 0, 1, 3)})
+    assert Recordio(tmp_path).facts.faults == ()
+    lines = (tmp_path / "train.idx").read_text().splitlines()
+    end = (tmp_path / "train.rec").stat().st_size
+    (tmp_path / "train.idx").write_text("\n".join(lines[:-1]))
+    (fault,) = Recordio(tmp_path).facts.faults
+    start = int(lines[-1].split()[1])
+    assert str(fault) == (
+        f"train.rec, offset {start}: {end - start} bytes follow the last record that train.idx "
+        f"names: it is cut, or of another file"
+    )
+
+
+def test_a_damaged_record_at_key_0_leaves_the_others(tmp_path: Path) -> None:
+    records = layout_a(people(3, 2))
+    write_records(tmp_path, records)
+    whole = read(tmp_path)
+    data = bytearray((tmp_path / "train.rec").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "train.rec").write_bytes(data)
+    source = Recordio(tmp_path)
+    assert read(tmp_path) == whole
+    (fault,) = source.facts.faults
+    assert str(fault).startswith("train.rec, key 0, offset 0: magic word 0xced7230b instead of")
+    assert source.facts.details["layout"] == "unknown"
+
+
+def test_an_index_into_the_middle_of_a_record(tmp_path: Path) -> None:
+    inside = record(payload(7.0, jpeg(7)))  # a whole record, within the image of another
+    write_records(tmp_path, {0: payload(1.0, b"xx" + jpeg(0)), 1: payload(2.0, inside)})
+    index = (tmp_path / "train.idx").read_text().splitlines()
+    at = int(index[1].split()[1])
+    for offset, message in (
+        (at + 4, "magic word 0x"),
+        (at + 1, "magic word 0x"),
+        (at + 8 + 24, "part 1 of the record is marked 3|magic word"),
+    ):
+        (tmp_path / "train.idx").write_text(f"{index[0]}\n1\t{offset}\n")
+        with pytest.raises(DataError, match=rf"train\.rec, key 1, offset {offset}: .*({message})"):
+            Recordio(tmp_path)[1]

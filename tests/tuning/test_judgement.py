@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from facerec.tuning import confirm, judgement, results
+from facerec.config import override
+from facerec.data import leaks
+from facerec.tuning import confirm, judgement, results, told
 from facerec.tuning.judgement import conclude, seeds_error, typical
 from facerec.tuning.measured import Measured
 from facerec.tuning.search import DIVERGED, JournalSearcher
@@ -189,3 +192,35 @@ def test_the_seeds_error_is_pooled_and_the_typical_run_is_the_lower_median(
     assert seeds_error(table, "val.tar") == pytest.approx(math.sqrt(squares / 5))
     assert math.isnan(seeds_error(table[table["seed"] == 2], "val.tar"))
     assert typical(table, "2", "val.tar") == "checkpoints/confirm/5"  # 0.70 and 0.71
+
+
+def test_leaks_are_told_and_so_is_what_was_not_checked(
+    searched: JournalSearcher, toy_shards: Path, toy_pairs: Path, tmp_path: Path
+) -> None:
+    train = Path(shutil.copytree(toy_shards, tmp_path / "train"))
+    other = Path(shutil.copytree(toy_pairs, tmp_path / "other"))
+    (other / "index.json").write_bytes((toy_pairs / "index.json").read_bytes() + b"\n")
+    base = override(
+        searched.sweep.base, {"data.train": str(train), "data.eval": f"{toy_pairs},{other}"}
+    )
+    rest: dict[str, Any] = {
+        **{"identities": None, "shared": None, "remark": "names are numbers"},
+        **{"examples": [], "shared_examples": [], "distance": 6, "correlation": 0.95, "tool": ""},
+    }
+    own = leaks.Leaks("val", leaks.index_sha256(train), "val", 200, 0, 0, **rest)
+    leaks.write(
+        train, [own, leaks.Leaks("pairs", leaks.index_sha256(toy_pairs), "", 160, 4, 1, **rest)]
+    )
+    found = conclude(
+        small_sweep(base, trials=3, confirm=0), tmp_path, searched, [], None, gpus=False
+    )
+    assert [row["set"] for row in found["leaks"]] == ["pairs", "other", "val"]
+    assert [row["checked"] for row in found["leaks"]] == [True, False, True]
+    assert [row["found"] for row in found["leaks"]] == [True, False, False]
+    assert results.verdict(tmp_path)["leaks"] == found["leaks"]
+    lines = [line for line in told.lines(found) if "near-identical" in line or "checked" in line]
+    assert lines == [
+        "leaks      pairs: 5 of 160 images identical or near-identical to training images; "
+        "identity names could not be compared (names are numbers)",
+        f"           other: not checked: python -m data_prep leaks {train} {other}",
+    ]
