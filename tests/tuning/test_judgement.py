@@ -13,7 +13,8 @@ import pytest
 from facerec.tuning import confirm, judgement, results
 from facerec.tuning.judgement import conclude, seeds_error, typical
 from facerec.tuning.measured import Measured
-from facerec.tuning.search import DIVERGED, JournalSearcher
+from facerec.tuning.messages import DIVERGED
+from facerec.tuning.search import JournalSearcher
 from facerec.tuning.sweep import Sweep
 from facerec.tuning.verdict import Arm
 from tests.tuning.conftest import Open, small_base, small_sweep
