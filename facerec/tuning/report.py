@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from facerec.tuning import axes, results, told
+from facerec.tuning import axes, confirm_plot, results, told
 from facerec.tuning import folder as folders
 
 matplotlib.use("Agg")
@@ -246,6 +246,8 @@ def show(folder: Path, console: Console) -> None:
     tables = ", ".join(str(folder / f"{name}.parquet") for name in names)
     console.print(f"\ntables     {tables} (and .csv)")
     console.print(f"plot       {folder / PLOT}")
+    if (folder / confirm_plot.PLOT).exists():
+        console.print(f"           {folder / confirm_plot.PLOT}")
     if (folder / "best").exists():
         console.print(f"best model {folder / 'best'}")
 
