@@ -61,6 +61,7 @@ def write(folder: Path) -> Path:
     rings = _rings(trials, begun, found.verdict)
     for axis, (key, domain) in zip(panels.flat, space.items(), strict=False):
         _panel(axis, trials, key, domain, metric, rings)
+        axes.draw_good_region(axis, key, found.verdict)
         if key == "loss.scale":
             axes.draw_least_scale(axis, begun)
     for axis in panels.flat[len(space) :]:

@@ -84,7 +84,8 @@ def search(job: Job, searcher: JournalSearcher, tables: Written, *, joined: bool
             search_alg=searcher,
             max_concurrent_trials=job.slots.count,
             scheduler=JournalHalving(job.base.epochs, searcher) if early_stop else None,
-            reuse_actors=job.slots.workers == 1,
+            # What drives several workers cannot be stopped in the middle and go on with others.
+            reuse_actors=job.slots.workers == 1 or not early_stop,
             trial_name_creator=lambda trial: job.title(trial.config),
             trial_dirname_creator=lambda trial: f"{trial.config['number']}",
         ),
