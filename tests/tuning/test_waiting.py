@@ -32,8 +32,9 @@ class Machine:
         monkeypatch.setattr(waiting, "placement_group_table", lambda: self.groups)
 
     def pending(self, count: int, *bundles: dict[str, float]) -> None:
-        group = {"state": "PENDING", "bundles": dict(enumerate(bundles or ({"CPU": 1.0},)))}
-        self.groups = {str(n): group for n in range(count)}
+        sizes = dict(enumerate(bundles or ({"CPU": 1.0},)))
+        states = ("PENDING", "RESCHEDULING")
+        self.groups = {str(n): {"state": states[n % 2], "bundles": sizes} for n in range(count)}
 
 
 @pytest.fixture
