@@ -74,3 +74,19 @@ def draw_least_scale(axis: Axes, begun: Mapping[str, Any]) -> None:
     if low <= least <= high:
         label = f"least scale for a probability of {priors.POSTERIOR:g}: {least:.3g}"
         axis.axvline(least, color="#555555", linestyle="--", linewidth=1.2, label=label, zorder=1)
+
+
+def draw_good_region(axis: Axes, key: str, found: Mapping[str, Any]) -> None:
+    """Shade the range of a key within which full trials are as good as the best.
+
+    Args:
+        axis: Of the searched key.
+        key: The key.
+        found: `verdict.json`.
+    """
+    for row in found.get("good_region", ()):
+        if row["key"] == key and row["low"] is not None:
+            label = "good range"
+            axis.axvspan(
+                row["low"], row["high"], color="#009E73", alpha=0.15, label=label, zorder=0
+            )

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import shutil
-import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +23,7 @@ import ray
 from ray.exceptions import RayError
 
 from facerec.config import ConfigError
+from facerec.tuning import doors
 
 # In the environment before Ray starts, so that its processes inherit them.
 _SETTINGS = {
@@ -162,7 +163,7 @@ def running(address: str = "", *, gpus: bool = True) -> Iterator[Cluster]:
         gpus: Whether accelerators may be used.
 
     Raises:
-        ConfigError: Where there is no cluster at the address.
+        ConfigError: Where there is no cluster at the address, or it lets anybody in.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -208,16 +209,18 @@ def _started(gpus: bool) -> Iterator[Cluster]:
     os.environ["RAY_TMPDIR"] = str(home)
     os.environ.pop("RAY_ADDRESS", None)
     try:
-        context = ray.init(
-            address="local",
-            num_gpus=None if gpus else 0,
-            include_dashboard=True,  # Train's cleaner of placement groups asks it
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-        # Ray's tools look here first for the cluster to talk to: never to another one.
-        (home / "ray" / "ray_current_cluster").write_text(context.address_info["gcs_address"])
-        yield _cluster(context, gpus)
+        with doors.locked():
+            context = ray.init(
+                address="local",
+                num_gpus=None if gpus else 0,
+                include_dashboard=True,  # Train's cleaner of placement groups asks it
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+            )
+            # Ray's tools look here first for the cluster to talk to: never to another one.
+            (home / "ray" / "ray_current_cluster").write_text(context.address_info["gcs_address"])
+            yield _cluster(context, gpus)
     finally:
         ray.shutdown()
         _remove(home)
@@ -248,44 +251,27 @@ def _remove_left_behind() -> None:
 
 
 def _joined(address: str, gpus: bool) -> Iterator[Cluster]:
-    _knock(address)
+    doors.knock(address)
     before = os.environ.get("RAY_ADDRESS")
     os.environ["RAY_ADDRESS"] = address  # Ray lets the variable win over the argument
     try:
         try:
-            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
         except (ConnectionError, RayError, ValueError, RuntimeError) as error:
             why = str(error).strip().partition("\n")[0]
             if "RAY_AUTH_MODE" not in os.environ:
                 why += "; where it asks for a token, set RAY_AUTH_MODE=token"
-            raise _silent(address, why) from None
-        yield replace(_cluster(context, gpus), joined=True)
+            raise doors.silent(address, why) from None
+        up = replace(_cluster(context, gpus), joined=True)
+        if warning := doors.check(address, up.dashboard):
+            print(warning, file=sys.stderr)
+        yield up
     finally:
         ray.shutdown()
         if before is None:
             os.environ.pop("RAY_ADDRESS", None)
         else:
             os.environ["RAY_ADDRESS"] = before
-
-
-def _knock(address: str) -> None:
-    """See whether anyone listens at an address: Ray itself would try for many minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if address == "auto":
-        return
-    if not colon or not port.isdigit():
-        raise ConfigError(f"--address {address}: takes HOST:PORT, such as 10.0.0.1:6379")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise _silent(address, error.strerror or str(error)) from None
-
-
-def _silent(address: str, why: str) -> ConfigError:
-    return ConfigError(
-        f"--address {address}: no Ray cluster answers there ({why}); leave --address out to start "
-        "one on this machine"
-    )
 
 
 def _cluster(context: Any, gpus: bool) -> Cluster:

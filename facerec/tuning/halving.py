@@ -8,7 +8,8 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
 
-from facerec.tuning.search import OBJECTIVE, JournalSearcher
+from facerec.tuning.messages import OBJECTIVE
+from facerec.tuning.search import JournalSearcher
 
 
 class JournalHalving(ASHAScheduler):  # type: ignore[misc]  # Ray has no types

@@ -37,6 +37,7 @@ def conclude(
     tables: ConfirmTables | None,
     *,
     gpus: bool,
+    repeats: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Judge what was confirmed, and write `verdict.json`, `confirm.parquet` and `best`.
 
@@ -48,6 +49,7 @@ def conclude(
         tables: Of the confirmation; None where there is none, or where it is left out now: then
             an earlier verdict stays.
         gpus: Whether accelerators may be used.
+        repeats: Settings that earlier sweeps confirmed, as `warm_start.gather` gives them.
 
     Returns:
         What `verdict.json` holds; `docs/sweeps.md` says what is in it.
@@ -62,7 +64,7 @@ def conclude(
         measured = measure(sweep, folder, table, gpus=gpus)
         tables.measured(measured.scores)
         arms = _arms(table, runs, measured)
-        found |= _judged(arms, measured, table)
+        found |= _judged(arms, measured, table, _earlier(repeats, measured.metric))
         table = tables.write({row["setting"]: row["rank"] for row in found["settings"]})
         error = seeds_error(table, sweep.metric)
         if found["winner"]:
@@ -94,14 +96,37 @@ def _arms(table: pd.DataFrame, runs: Sequence[Rerun], measured: Measured) -> dic
     return arms
 
 
-def _judged(arms: Mapping[str, Arm], measured: Measured, table: pd.DataFrame) -> dict[str, Any]:
+def _earlier(repeats: Sequence[Mapping[str, Any]], metric: str) -> list[Arm]:
+    """Settings of earlier sweeps that the same metric judged."""
+    return [
+        Arm(
+            name="",
+            setting=row["setting"],
+            seeds=tuple(row["seeds"]),
+            scores=np.array(row["metrics"][metric]),
+            seconds=np.full(len(row["seeds"]), math.nan),  # it is not judged
+        )
+        for row in repeats
+        if metric in row["metrics"]
+    ]
+
+
+def _judged(
+    arms: Mapping[str, Arm], measured: Measured, table: pd.DataFrame, earlier: Sequence[Arm]
+) -> dict[str, Any]:
     """The settings' part of `verdict.json`."""
     defaults = arms.get(DEFAULTS)
     candidates = [arm for name, arm in arms.items() if name != DEFAULTS]
     told: dict[str, Verdict] = {}
     if defaults is not None and len(defaults.seeds):
         with_scores = [arm for arm in candidates if len(arm.seeds)]
-        judged = judge(defaults, with_scores, measured.identities, metric=measured.metric)
+        judged = judge(
+            defaults,
+            with_scores,
+            measured.identities,
+            metric=measured.metric,
+            earlier=earlier,
+        )
         told = {verdict.name: verdict for verdict in judged}
     ends = {name: Counter(table.loc[table["setting"] == name, "status"]) for name in arms}
     mean = {name: float(np.mean(arm.scores)) for name, arm in arms.items() if len(arm.seeds)}

@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from facerec.tuning import axes, results, told
+from facerec.tuning import axes, confirm_plot, results, told
 from facerec.tuning import folder as folders
 
 matplotlib.use("Agg")
@@ -61,6 +61,7 @@ def write(folder: Path) -> Path:
     rings = _rings(trials, begun, found.verdict)
     for axis, (key, domain) in zip(panels.flat, space.items(), strict=False):
         _panel(axis, trials, key, domain, metric, rings)
+        axes.draw_good_region(axis, key, found.verdict)
         if key == "loss.scale":
             axes.draw_least_scale(axis, begun)
     for axis in panels.flat[len(space) :]:
@@ -246,6 +247,8 @@ def show(folder: Path, console: Console) -> None:
     tables = ", ".join(str(folder / f"{name}.parquet") for name in names)
     console.print(f"\ntables     {tables} (and .csv)")
     console.print(f"plot       {folder / PLOT}")
+    if (folder / confirm_plot.PLOT).exists():
+        console.print(f"           {folder / confirm_plot.PLOT}")
     if (folder / "best").exists():
         console.print(f"best model {folder / 'best'}")
 

@@ -58,17 +58,21 @@ def load(folder: str | os.PathLike[str]) -> Results:
     """
     path = Path(folder)
     try:
-        return Results(
-            trials=pd.read_parquet(path / "trials.parquet"),
-            history=pd.read_parquet(path / "history.parquet"),
-            confirm=load_confirm(path),
-            verdict=verdict(path),
-        )
+        trials, history = (_table(path / f"{name}.parquet") for name in ("trials", "history"))
+        return Results(trials, history, confirm=load_confirm(path), verdict=verdict(path))
     except (OSError, ValueError) as error:
         inside = sorted(found.parent for found in path.glob("*/trials.parquet"))
         hint = f"; did you mean {inside[0]}?" if inside else ""
         line = str(error).partition("\n")[0]
-        raise ConfigError(f"{path}: not a sweep's folder ({line}){hint}") from None
+        begun = any(path.glob("*.journal"))
+        what = "its tables cannot be read" if begun else "not a sweep's folder"
+        raise ConfigError(f"{path}: {what} ({line}){hint}") from None
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """Read a table of one file (Pandas would take an empty folder for an empty one)."""
+    with path.open("rb") as file:
+        return pd.read_parquet(file)
 
 
 def load_confirm(folder: Path) -> pd.DataFrame:

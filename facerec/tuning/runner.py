@@ -48,7 +48,7 @@ def door(words: Sequence[str], work: Callable[[], object]) -> None:
     """
     try:
         work()
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, OSError) as error:  # a file that cannot be written, say
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Interrupted:

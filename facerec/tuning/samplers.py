@@ -121,6 +121,7 @@ class SpreadThenTPE(BaseSampler):  # type: ignore[misc]  # Optuna is not followe
 
     Args:
         first: Gives the first draws.
+        space: Searched key -> its distribution.
         startup: Trials below this number are spread.
         seed: Of TPE, together with the trial's number.
         earlier: Trials of earlier sweeps, which TPE learns from as from this one's.
@@ -129,11 +130,14 @@ class SpreadThenTPE(BaseSampler):  # type: ignore[misc]  # Optuna is not followe
     def __init__(
         self,
         first: SpreadByNumber,
+        space: Mapping[str, BaseDistribution],
         startup: int,
         seed: int,
         earlier: Sequence[FrozenTrial] = (),
     ) -> None:
         self._first, self._startup, self._seed = first, startup, seed
+        # In this order TPE finds them itself, by going through all trials again for each.
+        self._space = {key: space[key] for key in sorted(space) if not space[key].single()}
         self._earlier = list(earlier)
         self._sampler: BaseSampler = first
 
@@ -153,10 +157,7 @@ class SpreadThenTPE(BaseSampler):  # type: ignore[misc]  # Optuna is not followe
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Give what is drawn jointly."""
-        space: dict[str, BaseDistribution] = self._sampler.infer_relative_search_space(
-            self._seen(study), trial
-        )
-        return space
+        return {} if self._sampler is self._first else self._space
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -262,7 +263,8 @@ def build(
     options = max((len(d.options) for d in space.values() if isinstance(d, Choice)), default=0)
     startup = max(min(10, trials // 2), min(options, trials))
     startup = max(startup - len(earlier), 0)
-    return SpreadThenTPE(SpreadByNumber(space, seed, first), startup, seed, earlier)
+    distributions = {key: distribution(domain) for key, domain in space.items()}
+    return SpreadThenTPE(SpreadByNumber(space, seed, first), distributions, startup, seed, earlier)
 
 
 def _at(unit: float, wanted: BaseDistribution) -> Any:

@@ -18,17 +18,19 @@ from ray.tune.search import Searcher
 
 from facerec.domains import Choice, IntUniform, LogUniform, Uniform
 from facerec.tuning import journal, samplers
+from facerec.tuning.messages import (
+    ACCIDENT,
+    DETAIL,
+    DIVERGED,
+    FINISHED,
+    METRICS,
+    OBJECTIVE,
+    OUTCOME,
+    REFUSED,
+    TEXT,
+    WORST,
+)
 from facerec.tuning.sweep import Sweep
-
-# What a trial sends to Tune beside its metrics (`facerec.tuning.trials` writes it).
-OBJECTIVE = "objective"  # the sweep's metric, always finite
-OUTCOME = "outcome"  # "" while it runs, or one of the following
-FINISHED, DIVERGED, REFUSED, ACCIDENT = "finished", "diverged", "refused", "accident"
-TEXT = "text"  # why: of what diverged the typed reason, of the others a sentence
-DETAIL = "detail"  # of what diverged, the sentence with the numbers
-METRICS = "metrics/"  # prefix of the metrics, as Tune flattens them
-
-WORST = 0.0  # told for what diverged: metrics are fractions, of which none is below
 
 _STATUS = "status"  # user attributes of a journal's trial
 _ROW = "row"
@@ -55,6 +57,18 @@ def kept(method: Callable[P, T]) -> Callable[P, T | None]:
             except Exception as error:
                 owner.failure = error
         return None
+
+    return call
+
+
+def at_once(method: Callable[P, T]) -> Callable[P, T]:
+    """Have all that a method of `JournalSearcher` tells the journal written at its end."""
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        owner: Any = args[0]
+        with owner._lines.together():
+            return method(*args, **kwargs)
 
     return call
 
@@ -96,9 +110,10 @@ class JournalSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self.refusal = ""
         self.failure: Exception | None = None
         first = sweep.points[0] if sweep.points else {}
+        self._lines = journal.Lines(path)
         self._study = journal.open_study(
             sweep,
-            path,
+            self._lines,
             samplers.build(
                 sampler,
                 sweep.space,
@@ -125,6 +140,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     # What Tune calls.
 
     @kept
+    @at_once
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Give the number and the setting of the next trial."""
         if self._interrupted:
@@ -150,6 +166,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             self._note(self._open[trial_id], result)
 
     @kept
+    @at_once
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from facerec.config import ConfigError
-from facerec.tuning import cluster, confirm, folder, judgement, report, results
+from facerec.tuning import cluster, confirm, confirm_plot, folder, judgement, report, results
 from facerec.tuning.journal import repair
 from facerec.tuning.options import Options
 from facerec.tuning.results import Results
@@ -75,8 +75,12 @@ def run(
     except KeyboardInterrupt:
         raise Interrupted from None
     if trained or confirmed or not folder.judged(path, begun):
-        judgement.conclude(sweep, path, searcher, runs, again, gpus=not chosen.smoke)
+        repeats = begun["warm_start"].get("repeats", ())
+        judgement.conclude(
+            sweep, path, searcher, runs, again, gpus=not chosen.smoke, repeats=repeats
+        )
     report.write(path)
+    confirm_plot.write(path)
     report.show(path, console)
     return results.load(path)
 

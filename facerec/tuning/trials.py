@@ -8,6 +8,7 @@ how it ended.
 from __future__ import annotations
 
 import difflib
+import errno
 import math
 import os
 import shutil
@@ -17,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray.train.torch
 import torch
 from ray import tune
-from ray.util.queue import Empty, Queue
 
 from facerec import checkpoint
 from facerec.config import ConfigError, TrainConfig, override
@@ -28,7 +27,7 @@ from facerec.data.shards import DataError
 from facerec.train import Diverged, train
 from facerec.tuning import results
 from facerec.tuning.cluster import Slots
-from facerec.tuning.search import (
+from facerec.tuning.messages import (
     ACCIDENT,
     DETAIL,
     DIVERGED,
@@ -97,7 +96,10 @@ DRIVER_CPU = 0.01
 
 
 def _guarded(work: Callable[[], None], send: Send) -> None:
-    """Say how a trial ended; an accident goes up to Tune, which runs the trial again."""
+    """Say how a trial ended; an accident goes up to Tune, which runs the trial again.
+
+    (A full disk is none. Files are written by several libraries, each with an error of its own.)
+    """
     try:
         work()
     except Diverged as error:
@@ -105,6 +107,10 @@ def _guarded(work: Callable[[], None], send: Send) -> None:
     except (ConfigError, DataError) as error:
         send({OUTCOME: REFUSED, TEXT: str(error)})
     except Exception as error:
+        if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+            # Every other trial would meet it too, and none should be given up for it.
+            send({OUTCOME: REFUSED, TEXT: f"{error}; make room, and go on with --resume"})
+            return
         send({OUTCOME: ACCIDENT, TEXT: _told(error)})
         raise
 
@@ -177,6 +183,12 @@ def _train_together(job: Job, setting: Mapping[str, Any]) -> None:
     (Ray Train's own reports are barriers that every worker has to pass; the loop reports on rank
     0 alone.)
     """
+    # A trial in one process has no use for them, and each takes its time to load.
+    import ray.train.torch
+    from ray.util.queue import Empty, Queue
+
+    from facerec.tuning.rendezvous import OwnAddress
+
     mailbox = Queue(actor_options={"num_cpus": 0})
     slots = job.slots
 
@@ -188,6 +200,7 @@ def _train_together(job: Job, setting: Mapping[str, Any]) -> None:
     trainer = ray.train.torch.TorchTrainer(
         work,
         train_loop_config={"mailbox": mailbox, "setting": dict(setting)},
+        torch_config=OwnAddress(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=slots.workers,
             use_gpu=slots.gpu > 0,

@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune import Stopper
 
@@ -20,6 +22,7 @@ from facerec.tuning.trials import Job, trainable
 from facerec.tuning.watch import Watch, Written
 
 RETRIES = 2  # a trial lost to an accident runs again this often
+_LOOK = 5.0  # seconds between two looks at Ray's nodes
 
 
 class Ending(Stopper):  # type: ignore[misc]  # Ray has no types
@@ -32,6 +35,7 @@ class Ending(Stopper):  # type: ignore[misc]  # Ray has no types
     def __init__(self, searcher: JournalSearcher) -> None:
         self.interrupted = False
         self._searcher = searcher
+        self._looked = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Stop no single trial."""
@@ -45,6 +49,14 @@ class Ending(Stopper):  # type: ignore[misc]  # Ray has no types
         """
         if self.interrupted:
             raise KeyboardInterrupt
+        if time.monotonic() - self._looked > _LOOK:
+            self._looked = time.monotonic()
+            if not any(node["Alive"] for node in ray.nodes()):
+                # Tune itself would wait for one for ever.
+                self._searcher.refusal = (
+                    "no node of Ray is left (its raylet was killed, or the machine ran out of "
+                    "memory); go on with --resume"
+                )
         return self._searcher.failure is not None or bool(self._searcher.refusal)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -72,7 +84,8 @@ def search(job: Job, searcher: JournalSearcher, tables: Written, *, joined: bool
             search_alg=searcher,
             max_concurrent_trials=job.slots.count,
             scheduler=JournalHalving(job.base.epochs, searcher) if early_stop else None,
-            reuse_actors=job.slots.workers == 1,
+            # What drives several workers cannot be stopped in the middle and go on with others.
+            reuse_actors=job.slots.workers == 1 or not early_stop,
             trial_name_creator=lambda trial: job.title(trial.config),
             trial_dirname_creator=lambda trial: f"{trial.config['number']}",
         ),

@@ -19,6 +19,7 @@ from facerec.tuning.trials import DRIVER_CPU, Job
 PATIENCE = 60.0  # seconds until a trial without room is named; twice that, and it is given up
 _LOOK = 5.0  # seconds between two looks
 _AGAIN = 600.0  # seconds between two lines about the same trial
+_WAITING = ("PENDING", "RESCHEDULING")  # the latter after its node was lost
 
 
 class Waiting:
@@ -108,7 +109,7 @@ class Waiting:
         """Count the pending placement groups of one trial's size, or of its driver's."""
         sizes = [[self._job.slots.each] * self._job.slots.workers, [{"CPU": DRIVER_CPU}]]
         return sum(
-            group["state"] == "PENDING" and list(group["bundles"].values()) in sizes
+            group["state"] in _WAITING and list(group["bundles"].values()) in sizes
             for group in placement_group_table().values()
         )
 

@@ -39,36 +39,50 @@ def gather(
         before: What it has taken already, when it is resumed; those folders are not read again.
 
     Returns:
-        What is kept in `sweep.json`: `folders` and `trials`, each with `setting`, `status`,
-        `value` and `epochs` (pairs of epoch and metric); and a line per folder for the reader: how
-        many were taken, how many left out, and why.
+        What is kept in `sweep.json`: `folders`; `trials`, each with `setting`, `status`, `value`
+        and `epochs` (pairs of epoch and metric); `repeats`, settings that were confirmed there,
+        each with `setting`, `seeds` and `metrics` by column, a value per seed. And a line per
+        folder for the reader: how many were taken, how many left out, and why.
 
     Raises:
         ConfigError: For a folder that is no sweep's.
     """
     known = list((before or {}).get("folders", []))
     trials = list((before or {}).get("trials", []))
+    repeats = list((before or {}).get("repeats", []))
     lines = [f"{name}: taken when the sweep began" for name in known]
     for path in wanted:
         name = str(path.absolute())
         if name in known:
             continue
-        taken, left_out = _of_one(path, sweep, record)
+        earlier, found = folders.read(path), results.load(path)
+        if why := _other(earlier, record, sweep):
+            left_out = [why] * len(found.trials)
+            taken, again = list[dict[str, Any]](), list[dict[str, Any]]()
+        else:
+            taken, left_out = _tried(earlier, found, sweep)
+            again = _repeated(earlier, found.confirm, sweep)
         reasons = "; ".join(f"{count}: {why}" for why, count in Counter(left_out).items())
         told = f"{len(taken)} trial{'' if len(taken) == 1 else 's'} taken"
-        lines.append(f"{path}: {told}, {len(left_out)} left out" + (reasons and f" ({reasons})"))
+        told += f", {len(left_out)} left out" + (reasons and f" ({reasons})")
+        if again:
+            which = (
+                "1 confirmed setting tells"
+                if len(again) == 1
+                else f"{len(again)} confirmed settings tell"
+            )
+            told += f"; {which} how far seeds differ"
+        lines.append(f"{path}: {told}")
         known.append(name)
         trials += taken
-    return {"folders": known, "trials": trials}, lines
+        repeats += again
+    return {"folders": known, "trials": trials, "repeats": repeats}, lines
 
 
-def _of_one(
-    path: Path, sweep: Sweep, record: Mapping[str, Any]
+def _tried(
+    earlier: Mapping[str, Any], found: results.Results, sweep: Sweep
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Trials of one folder that count here, and why each of the others does not."""
-    earlier, found = folders.read(path), results.load(path)
-    if why := _other(earlier, record, sweep):
-        return [], [why] * len(found.trials)
+    """Trials of a sweep that count here, and why each of the others does not."""
     taken, left_out = list[dict[str, Any]](), list[str]()
     curves = found.history.groupby("trial") if sweep.metric in found.history else None
     rows: list[dict[Any, Any]] = found.trials.to_dict("records")
@@ -87,6 +101,29 @@ def _of_one(
             {"setting": setting, "status": row["status"], "value": value, "epochs": epochs}
         )
     return taken, left_out
+
+
+def _repeated(
+    earlier: Mapping[str, Any], confirm: pd.DataFrame, sweep: Sweep
+) -> list[dict[str, Any]]:
+    """Settings of a sweep's confirmation that were trained with several seeds, as here."""
+    if not len(confirm):
+        return []
+    taken = []
+    for _, own in confirm[confirm["status"] == "completed"].sort_values("seed").groupby("setting"):
+        rows: list[dict[Any, Any]] = own.to_dict("records")
+        setting = _setting(rows[0], {k: d for k, d in earlier["space"].items() if k in rows[0]})
+        if len(rows) < 2 or _unfit(rows[0], {**earlier["base"], **setting}, sweep):
+            continue
+        scores = own.dropna(axis="columns").filter(regex=r"^(confirm|val)\.")
+        taken.append(
+            {
+                "setting": {key: setting.get(key, earlier["base"].get(key)) for key in sweep.space},
+                "seeds": [int(row["seed"]) for row in rows],
+                "metrics": {str(name): list(map(float, scores[name])) for name in scores},
+            }
+        )
+    return taken
 
 
 def _other(earlier: Mapping[str, Any], record: Mapping[str, Any], sweep: Sweep) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 import os
 import shutil
 import sys
@@ -17,32 +17,14 @@ from ray.tune import Callback
 
 from facerec import history
 from facerec.tuning import report, results
-from facerec.tuning.search import METRICS, OUTCOME, JournalSearcher, kept
+from facerec.tuning.board import Board
+from facerec.tuning.messages import METRICS, OUTCOME
+from facerec.tuning.search import JournalSearcher, kept
 from facerec.tuning.trials import Job
 from facerec.tuning.waiting import Waiting
 
 _QUIET = 15.0  # seconds between two lines about the same running trial
-
-
-class Board:
-    """An actor whose tasks are the trials, under their names: the dashboard shows them."""
-
-    def __init__(self) -> None:
-        self._over: dict[str, asyncio.Event] = {}
-
-    async def trial(self, title: str) -> None:
-        """Run as long as the trial does."""
-        print(f"{title}: starts", flush=True)
-        if title in self._over:
-            return  # it runs again after an accident, and is listed already
-        self._over[title] = asyncio.Event()
-        await self._over[title].wait()
-
-    async def tell(self, title: str, text: str, over: bool) -> None:
-        """Write a line into the actor's log; end the trial's task when it is over."""
-        print(f"{title}: {text}", flush=True)
-        if over and title in self._over:
-            self._over.pop(title).set()
+_STALE = 2.0  # seconds that the tables may lack a trial which has begun
 
 
 class Written(Protocol):
@@ -135,11 +117,14 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types
         self._console = report.console()
         self._waiting = Waiting(job, joined=joined)
         self._spoken: dict[int, float] = {}
+        self._begun, self._written = False, -math.inf  # since the tables were written, and when
         self._board = ray.remote(num_cpus=0)(Board).options(name=job.name).remote()
 
     @kept
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Say which trials wait for room, and end the sweep where none can come."""
+        """List new trials; say which wait for room, and end the sweep where none can come."""
+        if self._begun and time.monotonic() - self._written > _STALE:
+            self._write()
         lines, never = self._waiting.look(trials)
         for line in lines:
             self._console.print(line)
@@ -148,11 +133,11 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types
 
     @kept
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Name the trial, and list it as running."""
+        """Name the trial; the tables list it as running in a moment."""
         title = self._job.title(trial.config)
         self._board.trial.options(name=title).remote(title)
         self._spoken[trial.config["number"]] = time.monotonic()
-        self._tables.write()
+        self._begun = True
 
     @kept
     def on_trial_result(
@@ -188,8 +173,12 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types
         """Write the tables and say why the trial failed."""
         self._ended(trial)
 
+    def _write(self) -> pd.DataFrame:
+        self._begun, self._written = False, time.monotonic()
+        return self._tables.write()
+
     def _ended(self, trial: Any) -> None:
-        table = self._tables.write()
+        table = self._write()
         title, number = self._job.title(trial.config), trial.config["number"]
         row = table.loc[table["trial"] == number].iloc[0]
         text = _ending(row, self._job.metric)

@@ -16,7 +16,8 @@ from facerec.data import leaks
 from facerec.tuning import confirm, judgement, results, told
 from facerec.tuning.judgement import conclude, seeds_error, typical
 from facerec.tuning.measured import Measured
-from facerec.tuning.search import DIVERGED, JournalSearcher
+from facerec.tuning.messages import DIVERGED
+from facerec.tuning.search import JournalSearcher
 from facerec.tuning.sweep import Sweep
 from facerec.tuning.verdict import Arm
 from tests.tuning.conftest import Open, small_base, small_sweep
@@ -82,8 +83,8 @@ class Confirmed:
         monkeypatch.setattr(judgement, "measure", measure)
         monkeypatch.setattr(judgement, "judge", watched)
 
-    def conclude(self) -> dict[str, Any]:
-        conclude(self.sweep, self.folder, self.searcher, self.runs, self.tables, gpus=False)
+    def conclude(self, **more: Any) -> dict[str, Any]:
+        conclude(self.sweep, self.folder, self.searcher, self.runs, self.tables, gpus=False, **more)
         return results.verdict(self.folder)
 
 
@@ -118,6 +119,25 @@ def test_settings_are_judged_by_what_the_search_never_saw(
     assert {row["key"] for row in found["importance"]} == set(confirmed.sweep.space)
     assert {row["key"] for row in found["good_region"]} == set(confirmed.sweep.space)
     json.loads((tmp_path / results.VERDICT).read_text(), parse_constant=pytest.fail)  # no NaN
+
+
+def test_what_earlier_sweeps_repeated_tells_how_far_seeds_differ(
+    searched: JournalSearcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirmed = Confirmed(searched, tmp_path, monkeypatch)
+    alone = confirmed.conclude()["settings"]
+    again = [
+        {"setting": {}, "seeds": [8, 9, 10], "metrics": {"confirm.tar": scores}}
+        for scores in ([0.3, 0.31, 0.32], [0.62, 0.6, 0.61], [0.5, 0.49, 0.51])
+    ]
+    known = confirmed.conclude(repeats=again)["settings"]
+    for row, before in zip(known[1:], alone[1:], strict=True):
+        assert row["effect"] == before["effect"]
+        # All settings here differ alike in each seed: by luck, as the earlier ones show.
+        assert before["low"] == pytest.approx(before["effect"])
+        assert row["low"] < row["effect"] - 0.005
+    other = {"setting": {}, "seeds": [8, 9], "metrics": {"val.tar": [0.0, 1.0]}}
+    assert confirmed.conclude(repeats=[*again, other])["settings"] == known
 
 
 def test_a_setting_that_broke_down_is_no_winner_by_its_other_seeds(

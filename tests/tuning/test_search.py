@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from facerec.domains import Choice, Uniform
-from facerec.tuning.search import ACCIDENT, DIVERGED, FINISHED, REFUSED, JournalSearcher
+from facerec.tuning.messages import ACCIDENT, DIVERGED, FINISHED, REFUSED
+from facerec.tuning.search import JournalSearcher
 from tests.tuning.conftest import PAPER, Open, small_sweep
 
 

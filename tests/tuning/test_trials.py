@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +18,7 @@ from facerec.data.shards import DataError
 from facerec.train import Diverged
 from facerec.tuning import trials
 from facerec.tuning.cluster import Slots
-from facerec.tuning.search import DIVERGED, WORST
+from facerec.tuning.messages import DIVERGED, WORST
 from facerec.tuning.trials import Job
 from tests.tuning.conftest import small_base
 
@@ -118,6 +120,23 @@ def test_memory_that_cannot_be_had_is_called_by_its_name() -> None:
     assert sent[0]["outcome"] == "accident"
     assert sent[0]["text"].startswith("out of memory (")
     assert "40000000000000000 bytes" in sent[0]["text"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        RuntimeError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_no_accident_of_a_trial(error: Exception) -> None:
+    def work() -> None:
+        raise error
+
+    sent: list[Mapping[str, Any]] = []
+    trials._guarded(work, sent.append)
+    assert [message["outcome"] for message in sent] == ["refused"]
+    assert sent[0]["text"].endswith("make room, and go on with --resume")
 
 
 def test_a_divergence_is_told_with_its_numbers() -> None:

@@ -19,8 +19,8 @@ from tests.tuning.conftest import small_sweep
 class Machine:
     """Ray as far as it is asked, and a clock."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+        self.now, self.state = 0.0, state
         self.nodes = [{"CPU": 2.0}]
         self.pending(1)
         ray = SimpleNamespace(
@@ -32,13 +32,13 @@ class Machine:
         monkeypatch.setattr(waiting, "placement_group_table", lambda: self.groups)
 
     def pending(self, count: int, *bundles: dict[str, float]) -> None:
-        group = {"state": "PENDING", "bundles": dict(enumerate(bundles or ({"CPU": 1.0},)))}
+        group = {"state": self.state, "bundles": dict(enumerate(bundles or ({"CPU": 1.0},)))}
         self.groups = {str(n): group for n in range(count)}
 
 
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return Machine(monkeypatch)
+@pytest.fixture(params=["PENDING", "RESCHEDULING"])  # the latter after its node was lost
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch, request.param)
 
 
 def job(folder: Path, workers: int = 1) -> Job:

@@ -82,6 +82,37 @@ def test_trials_are_taken_with_what_they_reached(tmp_path: Path, toy_shards: Pat
     assert lines == [f"{path}: taken when the sweep began"]
 
 
+def test_confirmed_settings_are_taken_where_seeds_were_repeated(
+    tmp_path: Path, toy_shards: Path
+) -> None:
+    sweep = small_sweep(small_base(toy_shards))
+    path = earlier(tmp_path / "a", sweep, ROWS)
+    done = ((0.4, "completed"), (0.2, "completed"), (0.4, "completed"))
+    not_so = ((0.2, "failed"), (0.9, "completed"), (0.9, "completed"))  # 0.9 is beyond the space
+    again = [
+        trial(n, status, 0.5 + n / 10, margin, 32.0)
+        for n, (margin, status) in enumerate((*done, *not_so))
+    ]
+    table = results.trials_table(again, metric="val.tar", keys=KEYS, seed=1)
+    table["setting"] = ["defaults", "1", "defaults", "1", "2", "2"]
+    table["seed"] = [5, 5, 4, 4, 4, 5]
+    table["confirm.tar"] = [0.3, 0.1, 0.2, 0.1, 0.1, 0.1]
+    results.write(path, "confirm", table)
+    found, lines = gathered(sweep, path)
+    assert found["repeats"] == [
+        {
+            "setting": {"loss.margin": 0.4, "loss.scale": 32.0},
+            "seeds": [4, 5],
+            "metrics": {
+                "val.tar": [0.7, 0.5],
+                "val.tar@far=1e-2": [0.7, 0.5],
+                "confirm.tar": [0.2, 0.3],
+            },
+        }
+    ]
+    assert lines[0].endswith("; 1 confirmed setting tells how far seeds differ")
+
+
 def test_a_sweep_with_another_space_counts_where_the_configs_agree(
     tmp_path: Path, toy_shards: Path
 ) -> None:
