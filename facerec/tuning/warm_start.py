@@ -13,14 +13,16 @@ from typing import Any
 
 import pandas as pd
 
-from facerec.config import ConfigError, flatten
+from facerec.config import ConfigError, DataConfig, flatten
 from facerec.domains import Scalar
 from facerec.tuning import folder as folders
 from facerec.tuning import results
 from facerec.tuning.sweep import Sweep
 
 # What a score does not depend on; data is compared by its hashes.
-_FREE = ("seed", "data.train", "data.eval", "checkpoint.every")
+_FREE = ("seed", "checkpoint.every", *folders.PLACES)
+# What older sweeps do not name was as it is by default.
+_UNNAMED = {f"data.{key}": value for key, value in flatten(DataConfig()).items()}
 _USED = ("completed", "stopped", "diverged")
 
 
@@ -145,7 +147,7 @@ def _unfit(row: Mapping[str, Any], config: Mapping[str, Scalar], sweep: Sweep) -
         return str(row["status"])
     if row["status"] != "diverged" and pd.isna(row.get(sweep.metric)):
         return "without a score"
-    own = flatten(sweep.base)
+    own, config = flatten(sweep.base), _UNNAMED | dict(config)
     # The loss by name first: its other keys differ because of it.
     for key in sorted(own.keys() | config.keys(), key=lambda key: (key != "loss.name", key)):
         if key not in sweep.space and key not in _FREE and own.get(key) != config.get(key):

@@ -107,7 +107,9 @@ def test_a_name_in_a_list_stays_below_the_root(
     listed = [str(tmp_path / "train.list"), str(tmp_path / "dst"), "--root", str(root)]
     assert main(["list", *listed]) == 2
     err = capsys.readouterr().err.splitlines()[-1]
-    assert err.startswith(f"error: train.list, line 2, key {name}, offset 17: {name!r} leads out ")
+    assert err.startswith(
+        f"error: train.list, line 2, key {name}, offset 17: {name[:80]!r} leads out "
+    )
     assert err.endswith("; --root / takes absolute paths") == name.startswith("/")
     assert main(["list", *listed, "--on-error", "skip"]) == 3
     rows = pq.read_table(tmp_path / "dst" / "damage.parquet").to_pylist()

@@ -149,6 +149,23 @@ def test_other_sweeps_are_left_out_and_said(
     assert lines == [f"{path}: 0 trials taken, 1 left out (1: {why})"]
 
 
+def test_keys_that_an_older_sweep_does_not_know_had_their_defaults(
+    tmp_path: Path, toy_shards: Path
+) -> None:
+    base = small_base(toy_shards)
+    path = earlier(tmp_path / "a", small_sweep(base), ROWS[:1])
+    known = folder.read(path)
+    for key in ("data.sampling", "data.cache", "data.augment.occlusion"):
+        del known["base"][key]
+    folder.write(path, known)
+    mapped = small_sweep(override(base, {"data.cache": "memory"}))
+    assert len(gathered(mapped, path)[0]["trials"]) == 1
+    occluded = small_sweep(override(base, {"data.augment.occlusion": 0.2}))
+    found, lines = gathered(occluded, path)
+    assert found["trials"] == []
+    assert "data.augment.occlusion = 0.0, here 0.2" in lines[0]
+
+
 def test_other_images_are_left_out_and_no_sweep_is_refused(
     tmp_path: Path, toy_shards: Path
 ) -> None:
