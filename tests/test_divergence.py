@@ -347,6 +347,7 @@ def _worker(rank: int, folder: str, config: TrainConfig) -> None:
             harmed(patch, 14, stretch_center)
         error = diverged(config, Path(folder) / "run")
     (Path(folder) / f"{rank}.txt").write_text(str(error))
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -272,6 +272,7 @@ def _worker(rank: int, world_size: int, folder: str, config: TrainConfig, resume
     )
     run = Path(folder) / "run"
     train(config, run=run, report=silent, resume_from=run if resume else None)
+    dist.barrier()  # gloo aborts now and then where one leaves long before the other
     dist.destroy_process_group()
 
 
