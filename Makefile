@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: sweep test test-slow lint install clean
+.PHONY: sweep test test-slow lint install detect clean
 
 sweep: install
 	$(BIN)/python sweeps/uniface_margin.py --trials 8 --confirm 1 $(ARGS)
@@ -34,6 +34,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 		$(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# The face detector's weights. Without its dependencies: they pin versions that are too old.
+detect: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps facenet-pytorch==2.6.0
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from data_prep import leaks, stats, verify
+from data_prep import align, leaks, stats, verify
 from data_prep.cuts import Cut, Options, pair_up, split
 from data_prep.lists import List
 from data_prep.megaface import Listed, Megaface
@@ -27,7 +27,7 @@ from data_prep.verification import Groups, Verification
 from facerec.data.shards import DataError
 
 # By the name of the command that each adds and runs.
-_TOOLS: Mapping[str, Tool] = {"verify": verify, "stats": stats, "leaks": leaks}
+_TOOLS: Mapping[str, Tool] = {"verify": verify, "stats": stats, "leaks": leaks, "align": align}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {place}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        more = "; the same command again continues" if tool is None else ""
+        goes_on = tool is None or tool is align
+        more = "; the same command again continues" if goes_on else ""
         print(f"interrupted{more}", file=sys.stderr)
         return 130
 

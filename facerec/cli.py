@@ -58,9 +58,9 @@ COMMANDS: dict[str, tuple[str, Command]] = {
     "evaluate": ("Measure a run or a model file on prepared sets, with intervals.", evaluate.run),
     "compare": ("Compare two models on the same pairs: is the difference real?", compare.run),
     "export": ("Write a run's backbone as an ONNX file, checked against PyTorch.", export.run),
-    "embed": ("Embed prepared shards or a folder of aligned images.", embed.run),
+    "embed": ("Embed prepared shards or a folder of images.", embed.run),
     "quality": ("Rank images by quality; does rejecting the worst lower errors?", quality.run),
-    "verify": ("Compare the aligned faces of two images.", verify.run),
+    "verify": ("Compare the faces of two images.", verify.run),
     "losses": (
         "List the losses: keywords, valid ranges, what is worth searching, papers.",
         losses.run,

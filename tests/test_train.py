@@ -103,11 +103,11 @@ STATEFUL = {  # running means, drawn margins, memories, a queue, two views: all 
 @pytest.mark.parametrize(
     ("loss", "stop"),
     [
-        *(("uniface", 9), ("adaface", 11)),
+        ("adaface", 11),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                *(("uniface", 4), ("uniface", 6), ("uniface", 17), ("softmax", 6)),
+                *(("uniface", 4), ("uniface", 6), ("uniface", 9), ("uniface", 17), ("softmax", 6)),
                 *(("contraface", 11), ("elasticface", 11)),
             )
         ),

@@ -74,6 +74,7 @@ def test_larger_images_are_shrunk_by_area(name: str, more: int) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPUTED)
 def test_channels_last_gives_the_same(name: str) -> None:
     images = random_images(2, 128)

@@ -109,6 +109,7 @@ def test_what_is_no_sweeps_folder_is_said(tmp_path: Path) -> None:
         results.load(inside)
 
 
+@pytest.mark.slow
 def test_results_and_reports_need_neither_ray_nor_optuna() -> None:
     script = (
         "import sys, facerec.tuning.report, facerec.tuning.compare_report\n"
