@@ -59,7 +59,8 @@ def main() -> None:
         found = CASES[asked.cases[0]](Inputs(asked.shards, asked.here, asked.small))
         asked.here.joinpath("found.json").write_text(json.dumps(found))
         return
-    results = {} if asked.small or not asked.cases else json.loads(OUT.read_text())["results"]
+    keep = asked.cases and not asked.small and OUT.exists()
+    results = json.loads(OUT.read_text())["results"] if keep else {}
     with tempfile.TemporaryDirectory(prefix="facerec-benchmark-") as folder:
         shards = asked.shards or _drawn(Path(folder), asked.small)
         shards = twenty_thousand(shards, Path(folder), asked.small)
