@@ -152,7 +152,7 @@ def test_damaged_bytes(kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(CHECKS))
 def test_many_damaged_bytes(kind: str) -> None:
-    run(kind, 250)
+    run(kind, 600)
 
 
 def test_the_undamaged_are_read() -> None:
@@ -233,4 +233,4 @@ def test_damaged_indexes(faces: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_many_damaged_indexes(faces: Path, tmp_path: Path) -> None:
-    run_indexes(faces, tmp_path / "dst", 150)
+    run_indexes(faces, tmp_path / "dst", 400)
