@@ -37,8 +37,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evaluation import _processor as processor
 from evaluation_turns import TURNS, load
+from hardware import processor
 from PIL import Image
 
 from data_prep.align_work import Photograph, Work, each  # noqa: TID251

@@ -39,6 +39,7 @@ from typing import Any
 
 from data_cases import CASES, Inputs, twenty_thousand
 from evaluation_turns import TURNS, load
+from hardware import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "benchmarks" / "data.json"
@@ -98,7 +99,7 @@ def _write(results: dict[str, Any], images: str) -> None:
     described = {
         "command": "python benchmarks/data.py",
         "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "hardware": _processor(),
+        "hardware": processor(),
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("numpy", "torch", "simplejpeg", "pillow")},
@@ -111,15 +112,6 @@ def _write(results: dict[str, Any], images: str) -> None:
     aside = OUT.with_suffix(".part")
     aside.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     aside.replace(OUT)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 if __name__ == "__main__":

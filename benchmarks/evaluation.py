@@ -42,6 +42,7 @@ from evaluation_folds import folds
 from evaluation_scores import TemplateSizes, identification, templates
 from evaluation_sets import small_sets
 from evaluation_turns import TURNS, load
+from hardware import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "benchmarks" / "evaluation.json"
@@ -110,7 +111,7 @@ def _write(results: dict[str, Any]) -> None:
     described = {
         "command": "python benchmarks/evaluation.py",
         "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "hardware": _processor(),
+        "hardware": processor(),
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("numpy", "torch", "faiss-cpu")},
@@ -121,15 +122,6 @@ def _write(results: dict[str, Any]) -> None:
     aside = OUT.with_suffix(".part")
     aside.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     aside.replace(OUT)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -15,11 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +27,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from hardware import processor
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -224,7 +223,7 @@ def main() -> None:
             "command": f"python benchmarks/reproductions.py SHARDS EVAL_SET {name}"
             f" --epochs {given.epochs:g} --seeds {given.seeds}",
             "commit": _commit(),
-            "hardware": f"{_processor()}, one thread",
+            "hardware": f"{processor()}, one thread",
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "data": [Shards(folder).index["source"] for folder in (bench.shards, bench.eval_set)],
             "config": {
@@ -317,12 +316,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def _commit() -> str:

@@ -25,6 +25,7 @@ from typing import Any
 import optuna
 import ray
 import torch
+from hardware import processor
 from ray import tune
 
 from facerec import history
@@ -68,7 +69,7 @@ def main() -> None:
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         described = {
             "command": "python benchmarks/sweep.py",
-            "hardware": _processor(),
+            "hardware": processor(),
             "versions": {**versions, "ray": ray.__version__, "optuna": optuna.__version__},
             **{part: found[part] for part in parts if part in found},
         }
@@ -276,15 +277,6 @@ def _median(runs: list[dict[str, float]]) -> dict[str, Any]:
         "runs": len(runs),
         **{key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0]},
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 if __name__ == "__main__":

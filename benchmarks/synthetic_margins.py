@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import shlex
 import statistics
@@ -26,6 +25,7 @@ from typing import Any
 
 import matplotlib
 import torch
+from hardware import processor
 from rich.console import Console
 from rich.table import Table
 
@@ -62,7 +62,7 @@ def _measure() -> None:
     results: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
-        "hardware": f"{_processor()}, one thread per training",
+        "hardware": f"{processor()}, one thread per training",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "metric": METRIC,
         "runs": [],
@@ -141,13 +141,6 @@ def _draw(results: dict[str, Any]) -> None:
     axes.legend()
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=110)
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def _output(*command: str) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from hardware import processor
 
 from facerec import backbones
 from facerec.backbones.base import shrink
@@ -63,7 +64,7 @@ def main() -> None:
     described = {
         "command": "python benchmarks/training_step.py",
         "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "hardware": f"{_processor()}, one thread",
+        "hardware": f"{processor()}, one thread",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "batch": BATCH,
         "results": results,
@@ -87,15 +88,6 @@ def _compare(one: Callable[[], None], two: Callable[[], None]) -> dict[str, floa
         "second_milliseconds": round(1000 * second, 2),
         "ratio": round(first / second, 3),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 if __name__ == "__main__":
