@@ -11,9 +11,11 @@ import contextlib
 import fcntl
 import json
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,15 @@ from numpy.typing import NDArray
 
 from data_prep.cuts import SEED, Cut, Options, Part, Plan, Table, split
 from data_prep.damage import Damage, Tell
-from data_prep.readers import Facts, Source
+from data_prep.readers import Batched, Facts, Source, read
 from data_prep.scan import scan
-from facerec.data.shards import VERSION, DataError, Shards
+from facerec.data.shards import VERSION, DataError, FaceImage, Shards
 from facerec.data.writer import COLUMNS, GROUP_ROWS, describe, write_json, write_table
 
 SHARD_ROWS = 4096  # some 25 MB of 112 x 112 JPEGs: a kill loses little
+_AHEAD = 1  # row groups that are read before their turn
 _BEGUN = "preparing.json"  # stands in the folder while index.json does not
-_TASK = 16  # images that a thread reads at a time
+_TASK = 64  # images that a thread reads at a time
 
 
 @dataclass(frozen=True)
@@ -133,52 +136,62 @@ def _write_part(
     schema = pa.schema([*COLUMNS, *source.facts.columns])
     tell.start(f"writing {name}", len(part.positions))
     stem = "shard" if name == "train" else name
-    shards = []
-    for number, first in enumerate(range(0, len(part.positions), shard_rows)):
-        path = folder / f"{stem}-{number:05d}.parquet"
-        rows = range(first, min(first + shard_rows, len(part.positions)))
-        if not path.exists():
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                write_table(path, schema, _groups(schema, source, part, rows, size, pool))
-        shards.append(describe(path))
-        tell.advance(len(rows))
+    described: list[Future[dict[str, Any]]] = []
+    # Who reads in batches waits for nothing but Python, of which there is one at a time.
+    threads = 1 if isinstance(source, Batched) else os.cpu_count()
+    # A shard is hashed while the next one is written.
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as hashing:
+        for number, first in enumerate(range(0, len(part.positions), shard_rows)):
+            path = folder / f"{stem}-{number:05d}.parquet"
+            rows = range(first, min(first + shard_rows, len(part.positions)))
+            if not path.exists():
+                groups = _groups(source, part.positions[rows.start : rows.stop], pool)
+                edges = range(rows.start, rows.stop, GROUP_ROWS)
+                labels = (part.labels[low : min(low + GROUP_ROWS, rows.stop)] for low in edges)
+                tables = map(partial(_table, schema, size), groups, labels)
+                write_table(path, schema, tables)
+            described.append(hashing.submit(describe, path))
+            tell.advance(len(rows))
+        shards = [shard.result() for shard in described]
     return {"rows": len(part.positions), "classes": part.classes, "shards": shards}
 
 
 def _groups(
-    schema: pa.Schema,
-    source: Source,
-    part: Part,
-    rows: range,
-    size: tuple[int, int],
-    pool: ThreadPoolExecutor,
-) -> Iterator[pa.Table]:
-    for first in range(rows.start, rows.stop, GROUP_ROWS):
-        chosen = slice(first, min(first + GROUP_ROWS, rows.stop))
-        yield _group(schema, source, part.positions[chosen], part.labels[chosen], size, pool)
+    source: Source, positions: NDArray[np.int64], pool: ThreadPoolExecutor
+) -> Iterator[list[FaceImage]]:
+    """The images of one row group after the other, the next one read ahead on all cores.
+
+    (Some sources change their images, which takes longer than to read them.)
+    """
+    running: deque[list[Future[list[FaceImage | DataError]]]] = deque()
+    for first in range(0, len(positions) + _AHEAD * GROUP_ROWS, GROUP_ROWS):
+        group = positions[first : first + GROUP_ROWS].tolist()
+        tasks = (group[start : start + _TASK] for start in range(0, len(group), _TASK))
+        running.append([pool.submit(read, source, task) for task in tasks])
+        if len(running) > _AHEAD and (done := running.popleft()):
+            yield [_whole(face) for task in done for face in task.result()]
 
 
-def _group(
-    schema: pa.Schema,
-    source: Source,
-    positions: NDArray[np.int64],
-    labels: NDArray[np.int32],
-    size: tuple[int, int],
-    pool: ThreadPoolExecutor,
+def _whole(face: FaceImage | DataError) -> FaceImage:
+    """The image; it was whole when it was checked, so an error is of a source that changed."""
+    if isinstance(face, DataError):
+        raise face
+    return face
+
+
+def _table(
+    schema: pa.Schema, size: tuple[int, int], faces: list[FaceImage], labels: NDArray[np.int32]
 ) -> pa.Table:
-    """One row group, read on all cores: some sources change their images."""
-    wanted = positions.tolist()
-    tasks = [wanted[first : first + _TASK] for first in range(0, len(wanted), _TASK)]
-    read = pool.map(lambda task: [source[position] for position in task], tasks)
-    faces = [face for some in read for face in some]
+    """One row group."""
+    images, identities, keys, _, more = zip(*faces, strict=True)
     columns = [
-        [face.image for face in faces],
+        images,
         labels,
-        [face.key for face in faces],
-        [face.identity for face in faces],
-        [size[0]] * len(faces),
-        [size[1]] * len(faces),
-        *([face.more[name] for face in faces] for name, _ in source.facts.columns),
+        keys,
+        identities,
+        np.full(len(faces), size[0], np.int32),
+        np.full(len(faces), size[1], np.int32),
+        *([values[name] for values in more] for name in schema.names[len(COLUMNS) :]),
     ]
     arrays = [pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)

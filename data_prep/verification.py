@@ -109,7 +109,7 @@ class Groups:
     def __getitem__(self, position: int) -> FaceImage:
         number, pair = self._pairs[position // 2]
         image = self._sets[number][2 * pair + position % 2]
-        return replace(image, key=f"{self._names[number]}/{image.key}")
+        return image._replace(key=f"{self._names[number]}/{image.key}")
 
     def _place(self, position: int) -> Place:
         number, pair = self._pairs[position // 2]

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -36,8 +37,7 @@ _SEQUENTIAL = 16  # row groups asked for ahead where a reader goes through them 
 _ENDS = ("first", "second")
 
 
-@dataclass(frozen=True)
-class FaceImage:
+class FaceImage(NamedTuple):
     """One image of a source: encoded bytes, whose face it is, and where it came from.
 
     `landmarks` are five points (5, 2) in pixels, x before y; `more` holds the source's further
@@ -48,7 +48,7 @@ class FaceImage:
     identity: str
     key: str
     landmarks: NDArray[np.float32] | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_prep import readers
 from data_prep.recordio import RecordFile, Recordio
 from facerec.data.shards import DataError
 from tests.data_prep.sources import (
@@ -321,3 +322,44 @@ def test_an_index_into_the_middle_of_a_record(tmp_path: Path) -> None:
         (tmp_path / "train.idx").write_text(f"{index[0]}\n1\t{offset}\n")
         with pytest.raises(DataError, match=rf"train\.rec, key 1, offset {offset}: .*({message})"):
             Recordio(tmp_path)[1]
+
+
+def test_images_read_together_are_those_read_one_by_one(tmp_path: Path) -> None:
+    records = layout_a(people(4, 3))
+    records[3] = records[3] + MAGIC * 2  # split
+    records[5] = payload([1.0, 2.0], records[5][24:])
+    records[7] = payload(-1.0, records[7][24:])
+    records[9] = b"short"
+    keys = [4, 8, 1, 9, 0, 2, 6, 3, 7, 5, *range(10, len(records))]
+    write_records(tmp_path, {key: records[key] for key in keys})
+    whole = (tmp_path / "train.rec").read_bytes()
+    random = np.random.default_rng(1)
+    damaged = 0
+    for turn in range(60):
+        broken = bytearray(whole)
+        if turn:
+            broken[random.integers(0, len(whole) // 4) * 4 + 3] ^= 1 << random.integers(0, 8)
+        if turn % 4 == 3:
+            del broken[random.integers(64, len(whole)) :]
+        (tmp_path / "train.rec").write_bytes(broken)
+        try:
+            source = Recordio(tmp_path)
+        except DataError:
+            continue
+        places = random.permutation(len(source)).tolist()
+        one_by_one = [one(source, place) for place in places]
+        together = [told(face) for face in readers.read(source, places)]
+        assert together == one_by_one
+        damaged += sum(isinstance(face, str) for face in together)
+    assert damaged > 100
+
+
+def one(source: Recordio, place: int) -> object:
+    try:
+        return source[place]
+    except DataError as error:
+        return str(error)
+
+
+def told(face: object) -> object:
+    return str(face) if isinstance(face, DataError) else face
