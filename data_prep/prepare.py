@@ -34,7 +34,7 @@ from facerec.data.writer import COLUMNS, GROUP_ROWS, describe, write_json, write
 SHARD_ROWS = 4096  # some 25 MB of 112 x 112 JPEGs: a kill loses little
 _AHEAD = 1  # row groups that are read before their turn
 _BEGUN = "preparing.json"  # stands in the folder while index.json does not
-_TASK = 64  # images that a thread reads at a time
+_TASK = 128  # images that a thread reads at a time
 
 
 @dataclass(frozen=True)
