@@ -18,7 +18,7 @@ test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadscope
 
 lint: install
 	$(BIN)/ruff check .
