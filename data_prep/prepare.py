@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,9 +31,8 @@ from facerec.data.shards import VERSION, DataError, FaceImage, Shards
 from facerec.data.writer import COLUMNS, GROUP_ROWS, describe, write_json, write_table
 
 SHARD_ROWS = 4096  # some 25 MB of 112 x 112 JPEGs: a kill loses little
-_AHEAD = 1  # row groups that are read before their turn
 _BEGUN = "preparing.json"  # stands in the folder while index.json does not
-_TASK = 128  # images that a thread reads at a time
+_TASK = 64  # images that a thread reads at a time
 
 
 @dataclass(frozen=True)
@@ -159,17 +157,12 @@ def _write_part(
 def _groups(
     source: Source, positions: NDArray[np.int64], pool: ThreadPoolExecutor
 ) -> Iterator[list[FaceImage]]:
-    """The images of one row group after the other, the next one read ahead on all cores.
-
-    (Some sources change their images, which takes longer than to read them.)
-    """
-    running: deque[list[Future[list[FaceImage | DataError]]]] = deque()
-    for first in range(0, len(positions) + _AHEAD * GROUP_ROWS, GROUP_ROWS):
+    """The images of one row group after the other, read on all cores: some are changed there."""
+    for first in range(0, len(positions), GROUP_ROWS):
         group = positions[first : first + GROUP_ROWS].tolist()
-        tasks = (group[start : start + _TASK] for start in range(0, len(group), _TASK))
-        running.append([pool.submit(read, source, task) for task in tasks])
-        if len(running) > _AHEAD and (done := running.popleft()):
-            yield [_whole(face) for task in done for face in task.result()]
+        tasks = [group[start : start + _TASK] for start in range(0, len(group), _TASK)]
+        done = pool.map(lambda task: list(read(source, task)), tasks)
+        yield [_whole(face) for some in done for face in some]
 
 
 def _whole(face: FaceImage | DataError) -> FaceImage:

@@ -11,8 +11,9 @@ import hashlib
 import math
 import os
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,6 +23,7 @@ from facerec.data.errors import one_line
 from facerec.data.shards import DataError, FaceImage
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm")
+_TOGETHER = 64  # images
 _LARGEST_LABEL = 2**31 - 2  # labels are int32
 
 
@@ -173,14 +175,16 @@ class Folder:
         )
 
 
-def read(source: Source, positions: Sequence[int]) -> list[FaceImage | DataError]:
-    """The images at these positions, in order; in place of a damaged one, what is wrong with it."""
-    if not isinstance(source, Batched):
-        return [_read_one(source, position) for position in positions]
-    return [
-        _read_one(source, position) if face is None else face
-        for position, face in zip(positions, source.plain(positions), strict=True)
-    ]
+def read(source: Source, positions: Sequence[int]) -> Iterator[FaceImage | DataError]:
+    """The images at these positions, in order; in place of a damaged one, what is wrong with it.
+
+    They are read when they are asked for: one by one, or 64 at a time where the source can.
+    """
+    for first in range(0, len(positions), _TOGETHER):
+        some = positions[first : first + _TOGETHER]
+        plain = source.plain(some) if isinstance(source, Batched) else repeat(None)
+        for position, face in zip(some, plain, strict=False):
+            yield _read_one(source, position) if face is None else face
 
 
 def _read_one(source: Source, position: int) -> FaceImage | DataError:

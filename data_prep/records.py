@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -84,16 +85,16 @@ class RecordFile:
                 return _PART.pack(_MAGIC, 0)[:4].join(parts)
             offset = start + (length + 3) // 4 * 4
 
-    def plain(self, slots: NDArray[np.int64]) -> list[bytes | None]:
+    def plain(self, slots: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
         """The payloads of records that are one part and whole; neighbours are read together.
 
         Args:
             slots: Where their keys stand in `keys`; below 0 is none.
 
-        Returns:
-            None for every other record: `read` has it, or says what is wrong.
+        Yields:
+            Place in `slots`, payload, in the order of the file. Of every record that is left out
+            `read` has the payload, or says what is wrong.
         """
-        payloads: list[bytes | None] = [None] * len(slots)
         spans = np.where(slots >= 0, self._spans[slots], 0)
         known = np.flatnonzero((spans >= _PART.size) & (spans <= _AT_ONCE))
         known = known[self._offsets[slots[known]].argsort()]
@@ -112,8 +113,7 @@ class RecordFile:
                 magic, word = _PART.unpack_from(data, begin)
                 # The word of a split record, whose mark is its upper bits, is beyond any span.
                 if magic == _MAGIC and word <= span - _PART.size:
-                    payloads[place] = data[begin + _PART.size : begin + _PART.size + word]
-        return payloads
+                    yield place, data[begin + _PART.size : begin + _PART.size + word]
 
     def head(self, key: int, size: int) -> tuple[bytes, int] | None:
         """The first bytes of a record, at most `size`, and its length; None where it is split.

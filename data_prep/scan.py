@@ -114,8 +114,7 @@ def _results(source: Source, tell: Tell) -> Iterator[tuple[str, tuple[int, int]]
 
 
 def _check_all(source: Source, chunk: range) -> list[tuple[str, tuple[int, int]] | DataError]:
-    faces = read(source, chunk)
-    return [_check(source, *pair) for pair in zip(chunk, faces, strict=True)]
+    return [_check(source, *pair) for pair in zip(chunk, read(source, chunk), strict=True)]
 
 
 def _check(
