@@ -1,159 +1,46 @@
-"""What is saved of a run, and how it comes back.
+"""How what is saved of a run comes back.
 
-A run folder holds `config.json`, `metrics.parquet` and `checkpoints/<step>/` with the backbone, the
-head and the optimizer's state as safetensors, and `state.json`. Tensors with a class axis are
-saved whole, whatever the number of workers, and cut again for the workers that load them. A
-checkpoint is written aside, fsynced and renamed, so a folder of that name is always complete; the
-last one stays, older ones go.
+A run folder holds `config.json`, `metrics.parquet` and `checkpoints/<step>/`; the files of a
+checkpoint stand in `checkpoint_files`, how it is written in `checkpoint_writer`. The head is saved
+by class ranges and cut again for the workers that load it, whatever their number. Random numbers
+have no state: each is made from the seed and the step, the position says it all.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from facerec import backbones, config
+from facerec import checkpoint_files as files
 from facerec.backbones.base import Backbone
+from facerec.checkpoint_files import Damaged as Damaged
+from facerec.checkpoint_files import Progress as Progress
+from facerec.checkpoint_files import Saved
+from facerec.checkpoint_state import fill, fill_optimizer, named_parameters
+from facerec.checkpoint_writer import Part as Part
+from facerec.checkpoint_writer import Saver as Saver
+from facerec.checkpoint_writer import add_up as add_up
+from facerec.checkpoint_writer import folders
 from facerec.confidence import ConfidenceHead
 from facerec.config import ConfigError, TrainConfig
-from facerec.data.writer import sync, write_json
 from facerec.head import Head, build_head
 from facerec.losses import LOSSES
 from facerec.losses.scf import ConfidenceLikelihood
 from facerec.parallel import ClassShard
 
-VERSION = 1
-
-
-@dataclass
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        epoch: Epochs that are over.
-        images_seen: Images of the present epoch that were used, over all workers.
-        step: Steps that are over, in all.
-        seconds: Wall-clock seconds of training and evaluation, over all interruptions.
-        train_seconds: The part of `seconds` spent in training steps during the present epoch.
-        sums: Sums over the present epoch's images: loss, its terms, correct answers.
-    """
-
-    epoch: int = 0
-    images_seen: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    train_seconds: float = 0.0
-    sums: dict[str, float] = field(default_factory=dict)
-
-
-def save(
-    run: Path,
-    progress: Progress,
-    backbone: Backbone,
-    head: Head,
-    optimizer: torch.optim.Optimizer,
-) -> Path:
-    """Write `run/checkpoints/<step>`; every worker calls it, rank 0 writes.
-
-    Returns:
-        The checkpoint's folder.
-    """
-    final = run / "checkpoints" / f"{progress.step:08d}"
-    head_state = {
-        name: head.shard.collect(tensor) if name in head.class_axis else tensor
-        for name, tensor in head.state_dict().items()
-    }
-    momentum = {
-        f"{name}|{key}": head.shard.collect(tensor) if whole else tensor
-        for name, key, tensor, whole in _optimizer_tensors(backbone, head, optimizer)
-    }
-    if head.shard.rank == 0 and not final.exists():
-        aside = final.with_name(f".{final.name}.{os.getpid()}")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        _write(aside / "backbone.safetensors", backbone.state_dict())
-        _write(aside / "head.safetensors", head_state)
-        _write(aside / "optimizer.safetensors", momentum)
-        write_json(aside / "state.json", {"version": VERSION, **asdict(progress)})
-        sync(aside)
-        os.rename(aside, final)
-        sync(final.parent)
-        for other in final.parent.iterdir():
-            if other != final:
-                shutil.rmtree(other, ignore_errors=True)
-    return final
-
-
-def load(
-    folder: Path,
-    backbone: Backbone,
-    head: Head,
-    optimizer: torch.optim.Optimizer,
-) -> Progress:
-    """Restore a run from a checkpoint's folder, on any number of workers.
-
-    Raises:
-        ConfigError: Where a file is missing or damaged, or a tensor is missing or of another
-            shape (another backbone, loss or number of classes): never a silent new start.
-    """
-    state = _state(folder)
-    _fill(backbone, _read(folder / "backbone.safetensors"), folder)
-    saved_head = _read(folder / "head.safetensors")
-    for name in head.class_axis:
-        if name in saved_head and len(saved_head[name]) != head.shard.num_classes:
-            raise ConfigError(
-                f"{folder}: holds {len(saved_head[name])} classes, the data has "
-                f"{head.shard.num_classes}; resume with the shards that it was trained on"
-            )
-    cut = {
-        name: head.shard.cut(tensor) if name in head.class_axis else tensor
-        for name, tensor in saved_head.items()
-    }
-    _fill(head, cut, folder)
-    momentum = _read(folder / "optimizer.safetensors")
-    for name, parameter in _named_parameters(backbone, head):
-        for key in [key for key in momentum if key.split("|")[0] == name]:
-            tensor = momentum[key]
-            if _has_class_axis(name, head) and tensor.dim():
-                tensor = head.shard.cut(tensor)
-            target = parameter.device if tensor.dim() else "cpu"
-            optimizer.state[parameter][key.split("|")[1]] = tensor.to(target)
-    return Progress(**state)
-
-
-def start_from(path: Path, backbone: Backbone, head: Head) -> None:
-    """Take the backbone and the centers of another run, whatever its loss.
-
-    Raises:
-        ConfigError: Where it is no run, or one of another backbone, embedding size or number of
-            classes.
-    """
-    folder = find(path)
-    _fill(backbone, _read(folder / "backbone.safetensors"), folder)
-    centers = _read(folder / "head.safetensors")["centers"]
-    if len(centers) != head.shard.num_classes:
-        raise ConfigError(
-            f"init_from = {path}: has {len(centers)} classes, the data has "
-            f"{head.shard.num_classes}; give a run on the same identities"
-        )
-    with torch.no_grad():
-        head.centers.copy_(head.shard.cut(centers))
-
 
 def latest(run: Path) -> Path | None:
-    """Give the newest checkpoint of a run folder, None where there is none."""
-    folders = [folder for folder in (run / "checkpoints").glob("[0-9]*") if folder.is_dir()]
-    return max(folders, key=lambda folder: int(folder.name), default=None)
+    """Give the newest checkpoint of a run folder, whole or not; None where there is none."""
+    return next(iter(_newest_first(run)), None)
+
+
+def _newest_first(run: Path) -> list[Path]:
+    return sorted(folders(run / "checkpoints"), key=lambda folder: -int(folder.name))
 
 
 def find(path: Path) -> Path:
@@ -162,7 +49,7 @@ def find(path: Path) -> Path:
     Raises:
         ConfigError: Where it is neither.
     """
-    if (path / "state.json").is_file():
+    if (path / files.STATE).is_file():
         return path
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run folder")
@@ -172,6 +59,99 @@ def find(path: Path) -> Path:
         hint = f"; did you mean {inside[0]}?" if inside else ""
         raise ConfigError(f"{path}: not a run folder (it has no checkpoints/<step>){hint}")
     return folder
+
+
+def find_whole(path: Path, head: Head) -> Path:
+    """Give the newest whole checkpoint of a run folder, or the one that is named itself.
+
+    The first worker reads it from end to end, and names a damaged one on stderr.
+
+    Args:
+        path: A run folder, or one of its checkpoints.
+        head: Says which worker this is; every worker calls this.
+
+    Raises:
+        Damaged: None is whole.
+        ConfigError: It is no run folder, or of another version.
+    """
+    itself = find(path) == path
+    told, error = 0, None
+    if head.shard.rank == 0:
+        try:
+            chosen = _first_whole(path, [path] if itself else _newest_first(path))
+            told = 1 if itself else 1 + int(chosen.name)
+        except ConfigError as caught:
+            error = caught
+    told = add_up(head, told)
+    if error is not None:
+        raise error
+    if not told:
+        raise Damaged(f"{path}: no checkpoint to go on from; the first worker says why")
+    return path if itself else path / "checkpoints" / f"{told - 1:08d}"
+
+
+def _first_whole(path: Path, candidates: list[Path]) -> Path:
+    for folder in candidates:
+        try:
+            files.check(folder)
+        except Damaged as error:
+            if folder == candidates[-1]:
+                raise Damaged(
+                    f"{error}; no whole checkpoint is left in {path}: delete it to begin anew"
+                ) from None
+            print(f"warning: {error}; the checkpoint before it is used", file=sys.stderr)
+        else:
+            return folder
+    raise AssertionError("find gives one checkpoint at least")
+
+
+def load(
+    folder: Path,
+    backbone: Backbone,
+    head: Head,
+    optimizer: torch.optim.Optimizer,
+    parts: Mapping[str, Part] | None = None,
+) -> Progress:
+    """Restore a run from a checkpoint's folder, on any number of workers.
+
+    Each worker reads the classes that it holds, and no others.
+
+    Args:
+        folder: From `find_whole`.
+        backbone: Takes its weights.
+        head: Takes this worker's classes.
+        optimizer: Takes its state.
+        parts: Name -> further parts that were saved, as `Saver` was given them.
+
+    Raises:
+        ConfigError: Where a file is missing or damaged, or a tensor is missing or of another
+            shape (another backbone, loss or number of classes): never a silent new start.
+    """
+    saved, shard = files.read_state(folder), head.shard
+    if saved.classes != shard.num_classes:
+        raise ConfigError(
+            f"{folder}: holds {saved.classes} classes, the data has {shard.num_classes}; resume "
+            "with the shards that it was trained on, or begin another run with init_from"
+        )
+    fill(backbone, files.read_tensors(folder, files.BACKBONE), folder)
+    fill(head, _head_tensors(saved, shard), folder)
+    state = files.read_tensors(folder, files.OPTIMIZER)
+    for name in files.class_names(saved, files.OPTIMIZER_PART):
+        state[name] = files.class_rows(saved, files.OPTIMIZER_PART, name, shard.start, shard.stop)
+    fill_optimizer(optimizer, dict(named_parameters(backbone, head)), state)
+    for name, part in (parts or {}).items():
+        if name not in saved.parts:
+            raise ConfigError(f"{folder}: lacks the state of {name}; it belongs to another config")
+        part.load_state_dict(dict(saved.parts[name]))
+    return saved.progress
+
+
+def _head_tensors(saved: Saved, shard: ClassShard) -> dict[str, Tensor]:
+    """A head's state, with one worker's classes."""
+    tensors = files.read_tensors(saved.folder, files.HEAD)
+    for name in files.class_names(saved, files.HEAD_PART):
+        tensors[name] = files.class_rows(saved, files.HEAD_PART, name, shard.start, shard.stop)
+    return tensors
 
 
 def load_backbone(path: Path) -> tuple[TrainConfig, Backbone]:
@@ -188,7 +168,8 @@ def load_backbone(path: Path) -> tuple[TrainConfig, Backbone]:
     backbone = backbones.build(
         saved.backbone.name, saved.backbone.args, embedding_size=saved.head.embedding_size
     )
-    _fill(backbone, _read(folder / "backbone.safetensors"), folder)
+    files.check_backbone(folder)
+    fill(backbone, files.read_tensors(folder, files.BACKBONE), folder)
     return saved, backbone
 
 
@@ -205,72 +186,12 @@ def load_confidence(path: Path) -> ConfidenceHead | None:
         ConfigError: Where it is no run.
     """
     folder = find(path)
-    saved = config.load(folder.parent.parent / "config.json")
-    if LOSSES[saved.loss.name].objective is not ConfidenceLikelihood:
+    before = config.load(folder.parent.parent / "config.json")
+    if LOSSES[before.loss.name].objective is not ConfidenceLikelihood:
         return None
-    tensors = _read(folder / "head.safetensors")
-    shard = ClassShard(len(tensors["centers"]), 0, 1)
-    head = build_head(saved.loss, shard, saved.head.embedding_size)
-    _fill(head, tensors, folder)
+    saved = files.check(folder)
+    shard = ClassShard(saved.classes, 0, 1)
+    head = build_head(before.loss, shard, before.head.embedding_size)
+    fill(head, _head_tensors(saved, shard), folder)
     assert isinstance(head, ConfidenceHead)
     return head
-
-
-def _named_parameters(backbone: Backbone, head: Head) -> Iterator[tuple[str, nn.Parameter]]:
-    for prefix, module in (("backbone", backbone), ("head", head)):
-        for name, parameter in module.named_parameters():
-            yield f"{prefix}.{name}", parameter
-
-
-def _has_class_axis(name: str, head: Head) -> bool:
-    return name.startswith("head.") and name.removeprefix("head.") in head.class_axis
-
-
-def _optimizer_tensors(
-    backbone: Backbone, head: Head, optimizer: torch.optim.Optimizer
-) -> Iterator[tuple[str, str, Tensor, bool]]:
-    """Yield (parameter's name, key, tensor, whether it is cut along the classes)."""
-    for name, parameter in _named_parameters(backbone, head):
-        for key, value in sorted(optimizer.state.get(parameter, {}).items()):
-            if isinstance(value, Tensor):
-                yield name, key, value, _has_class_axis(name, head) and value.dim() > 0
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
-    sync(path)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-        return tensors
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path}: not a whole checkpoint file ({error})") from None
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads((folder / "state.json").read_text("utf-8"))
-        version = state.pop("version")
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder}: not a checkpoint ({error})") from None
-    if version != VERSION:
-        raise ConfigError(
-            f"{folder}: checkpoint of version {version}, this program reads {VERSION}"
-        )
-    return state
-
-
-def _fill(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    own = module.state_dict()
-    for name in sorted(own.keys() ^ tensors.keys()):
-        where = "lacks" if name in own else "has an extra"
-        raise ConfigError(f"{folder}: {where} tensor {name}; it belongs to another config")
-    for name, tensor in tensors.items():
-        if own[name].shape != tensor.shape:
-            raise ConfigError(
-                f"{folder}: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}; "
-                "it belongs to another config"
-            )
-    module.load_state_dict(dict(tensors))

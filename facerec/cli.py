@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from facerec.commands import compare, embed, evaluate, export, losses, quality, train, verify
+from facerec import launch
+from facerec.commands import compare, embed, evaluate, export, losses, plan, quality, train, verify
 from facerec.config import ConfigError
 from facerec.data.shards import DataError
 from facerec.train import Diverged
@@ -19,30 +20,37 @@ from facerec.values import one_of
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 is good, 2 is for what the user can mend, 130 an interruption."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["train"] and launch.started_together():
+        return launch.together(lambda: _outcome(words))
+    status, text = _outcome(words)
+    if text:
+        print(text, file=sys.stderr)
+    return status
+
+
+def _outcome(words: Sequence[str]) -> tuple[int, str]:
+    """Run one command; gives its exit status, and what to say on stderr."""
     if not words or words[0] in ("-h", "--help"):
         about = "\n".join(f"  {name:10}{what}" for name, (what, _) in COMMANDS.items())
         print(f"usage: facerec COMMAND ...; facerec COMMAND --help says more\n\n{about}")
-        return 0 if words else 2
+        return (0 if words else 2), ""
     name, *rest = words
     try:
         in_section("", lambda: one_of("command", name, tuple(COMMANDS)))
         what, command = COMMANDS[name]
-        return command(_Parser(prog=f"facerec {name}", description=what), rest)
+        return command(_Parser(prog=f"facerec {name}", description=what), rest), ""
     except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2, f"error: {error}"
     except Diverged as error:
-        print(f"error: the training diverged: {error}", file=sys.stderr)
-        return 1
+        return 1, f"error: the training diverged: {error}"
     except OSError as error:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise  # no file of the user's: a mistake of ours
-        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-        return 2
+        return 2, f"error: {error.filename or 'a file'}: {error.strerror}"
     except KeyboardInterrupt:
-        again = "; the same command with the same --run resumes" if name == "train" else ""
-        print(f"interrupted{again}", file=sys.stderr)
-        return 130
+        option = "run=DIR" if launch.started_together() else "--run"
+        again = f"; the same command with the same {option} resumes" if name == "train" else ""
+        return 130, f"interrupted{again}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,6 +69,7 @@ COMMANDS: dict[str, tuple[str, Command]] = {
     "embed": ("Embed prepared shards or a folder of images.", embed.run),
     "quality": ("Rank images by quality; does rejecting the worst lower errors?", quality.run),
     "verify": ("Compare the faces of two images.", verify.run),
+    "plan": ("Predict memory, speed and hours of a training or a sweep.", plan.run),
     "losses": (
         "List the losses: keywords, valid ranges, what is worth searching, papers.",
         losses.run,

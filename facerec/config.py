@@ -1,9 +1,8 @@
 """The config of one training: a frozen tree of dataclasses, changed through one door.
 
 `override(config, {"loss.margin": 0.4})` serves the command line, the sweep and the tests; the
-dotted keys it takes are the ones that `flatten` gives back, the columns of the tables and the
-axes of the plots. What the data fixes (the number of classes and images) stands in the data's
-`index.json`, never here.
+dotted keys it takes are the ones that `flatten` gives back, the tables' columns and the plots'
+axes. What the data fixes (the number of classes and images) stands in its `index.json`, never here.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from facerec.data.cache import CACHES
 from facerec.data.sampling import SAMPLING
 from facerec.data.writer import write_json
 from facerec.domains import Scalar
+from facerec.precision import PRECISIONS
 from facerec.tree import Component, check_components, component, flatten, override, parse
 from facerec.values import ConfigError, above_zero, at_least, one_of, within
 
@@ -205,7 +205,11 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When it is saved: each `every` steps (0: at the end of each epoch), and at the end."""
+    """When it is saved: at the end of each epoch, and each `every` steps (0: no oftener).
+
+    A thread writes while the training goes on. The newest two checkpoints stay, one where the
+    training is over.
+    """
 
     every: int = 0
 
@@ -219,11 +223,16 @@ class TrainConfig:
 
     Attributes:
         epochs: Passes over the training images; may be a fraction.
-        precision: `fp32`, `bf16` (autocast in the backbone; the head stays in fp32) or `auto`:
-            bf16 on an accelerator that has it, fp32 elsewhere.
+        precision: `fp32`, `bf16` or `fp16` (autocast in the backbone, with a scaled loss for fp16;
+            the head stays in fp32), or `auto`: bf16 on an accelerator that has it, else fp32.
+        compile: Whether `torch.compile` makes kernels for the backbone, a minute or more at the
+            start: `on`, `off` or `auto`, on for accelerators and off for CPUs.
         seed: Where every random number of the training comes from.
-        init_from: Run folder or checkpoint whose backbone and centers a new training starts from;
-            empty starts from drawn weights. `loss.name=scf` needs one.
+        deterministic: On an accelerator, only algorithms whose sums have one order, so that a
+            resumed run gives the same weights to the bit; slower. CPUs do without.
+        init_from: Run folder or checkpoint whose backbone a new training starts from, and the
+            centers of the identities that both sets name; empty starts from drawn weights.
+            `loss.name=scf` needs one.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -237,12 +246,15 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     epochs: float = 20.0
     precision: str = "auto"
+    compile: str = "auto"
     seed: int = 1
+    deterministic: bool = False
     init_from: str = ""
 
     def __post_init__(self) -> None:
         above_zero("epochs", self.epochs, 100_000)
-        one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+        one_of("precision", self.precision, ("auto", *PRECISIONS))
+        one_of("compile", self.compile, ("auto", "on", "off"))
         at_least("seed", self.seed, 0)
         check_components(self)
         self._check_views()

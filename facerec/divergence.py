@@ -8,7 +8,11 @@ stop together.
 The reasons, in the order in which they win where two are met at one step:
 
 - `nan_loss`: the loss is not a finite number.
-- `inf_gradient`: the norm of the gradient is not, while the loss still is.
+- `inf_gradient`: the norm of the gradient is not, while the loss still is. With `precision=fp16`
+  that is no reason: such a step is passed over, and the next loss is scaled less.
+- `scaler_collapse`: with `precision=fp16`, the loss's scale was halved until it fell below 1. From
+  its start that takes 17 steps in a row without a finite gradient; a loss that is not even scaled
+  should have one.
 - `exploding_centers`: a center is longer than 10,000. Where cosines are compared, it turns by
   rate / length² and stands still, and weight decay needs tens of thousands of steps to bring it
   back. The longest after 231 trainings of 20 losses (docs/results/all_losses.md) had 3.2; where
@@ -20,8 +24,6 @@ The reasons, in the order in which they win where two are met at one step:
   first ten steps do not count.
 - `bias_out_of_range`: for 25 steps the mean bias was beyond `Objective.bias_limit`, from where no
   logit depends on its cosine. The 231 trainings stayed below a third of it.
-
-There is no `scaler_collapse`: half precision is bfloat16 here, which needs no scaled loss.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ FIRST = 10  # steps of which a net may still leave a collapse by itself
 
 LONGEST_CENTER = 1e4
 LARGEST_PAIR_COS = 1 - 1e-6
+SMALLEST_SCALE = 1.0
 SHORTEST_NORM = 1e-5  # below it `losses.base.unit` knows no direction
 
 _ROWS = KEPT + LOOK_EVERY  # a step is read in a copy that is at most LOOK_EVERY steps younger
@@ -90,8 +93,8 @@ class StepWatch:
     the last one the step that met the reason: `step` (from 1), `learning_rate`, `loss`,
     `loss.<term>`, `train.<statistic>` as in the history, but of one batch; `pair_cos` (mean cosine
     of the batch's pairs), `bias_reach` (bias over its limit), `gradient_norm` (before clipping;
-    without it, of the backbone alone) and `longest_center` (Euclidean, each tenth step). What was
-    not measured at a step is NaN.
+    without it, of the backbone alone), `loss_scale` (with `precision=fp16`) and `longest_center`
+    (Euclidean, each tenth step). What was not measured at a step is NaN.
 
     Args:
         shard: Which classes this worker holds.
@@ -209,11 +212,13 @@ def diagnose(steps: Steps) -> tuple[str, int, str] | None:
 
     loss, gradient, center = column("loss"), column("gradient_norm"), column("longest_center")
     cos, norm, reach = column("pair_cos"), column("train.norm"), column("bias_reach")
+    scale = column("loss_scale")
     with np.errstate(invalid="ignore"):
         alike = ((cos > LARGEST_PAIR_COS) | (norm < SHORTEST_NORM)) & (steps["step"] > FIRST)
         met = {
             "nan_loss": _not_finite(steps, "loss"),
-            "inf_gradient": _not_finite(steps, "gradient_norm"),
+            "inf_gradient": _not_finite(steps, "gradient_norm") & np.isnan(scale),
+            "scaler_collapse": scale < SMALLEST_SCALE,
             "exploding_centers": center > LONGEST_CENTER,
             "collapsed_embeddings": _in_a_row(alike),
             "bias_out_of_range": _in_a_row(reach >= 1),
@@ -228,6 +233,10 @@ def diagnose(steps: Steps) -> tuple[str, int, str] | None:
         "inf_gradient": (
             f"the gradient's norm is {gradient[i]:.4g}{_before(gradient, i)}, "
             f"at a loss of {loss[i]:.4g}"
+        ),
+        "scaler_collapse": (
+            f"the loss's scale is {scale[i]:.4g}: the gradient was infinite again and again, at a "
+            f"loss of {loss[i]:.4g}"
         ),
         "exploding_centers": (
             f"the longest center has length {center[i]:.4g}, over {LONGEST_CENTER:,.0f}"

@@ -5,6 +5,7 @@ Over 300 lines, because the way of one batch through the head is read in one pla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from facerec.confidence import ConfidenceHead
 from facerec.domains import Scalar
 from facerec.draws import class_sample, normal_rows
+from facerec.fused import Form, reduced
 from facerec.losses import LOSSES, build
 from facerec.losses.base import Loss, Regularizer, unit
 from facerec.losses.scf import ConfidenceLikelihood
 from facerec.output import HeadOutput
 from facerec.parallel import ClassColumns, ClassShard
 from facerec.queue import EmbeddingQueue
-from facerec.rows import rows_of
+from facerec.rows import Sampled, rows_of, sampled
 
 
 class LossComponent(Protocol):
@@ -36,8 +38,24 @@ class LossComponent(Protocol):
         """Keywords that differ from the defaults."""
 
 
+class _Found(NamedTuple):
+    """Rows against the centers of this worker, each (B,).
+
+    Attributes:
+        target_cos: Own cosine, detached, on all workers.
+        target: Logit of the own class, 0 where that is not here.
+        as_near: Classes here that are at least as near, itself too; others may count as one.
+        total: The objective's reduction over others, of all workers.
+    """
+
+    target_cos: Tensor
+    target: Tensor
+    as_near: Tensor
+    total: Tensor
+
+
 class _Compared(NamedTuple):
-    """Rows against the centers of this worker: loss, own cosine, classes at least as near, norm."""
+    """Rows against all centers: loss, own cosine, classes as near (`_Found`), scale, norm."""
 
     rows: Tensor
     target_cos: Tensor
@@ -65,10 +83,11 @@ class ClassificationHead(nn.Module):
         shard: Which classes this worker holds.
         embedding_size: D.
         sample_rate: Share of the classes that a training batch meets, above 0 to 1 (Partial FC v2,
-            CVPR 2022). The batch's own classes are always among them and may make it more.
+            CVPR 2022). The batch's own classes are always among them and may make it more. No
+            others have a gradient.
         center_storage: `free`: centers have any norm and are normalised in the graph. `unit`: they
-            are overwritten by their normalised value before each training step, and the gradient
-            is that of the normalised center, not projected (opensphere).
+            are overwritten by their normalised value before a training batch meets them, and the
+            gradient is that of the normalised center, not projected (opensphere).
         queue_size: Past embeddings that are compared again, 0 or more.
         queue_compensate: Whether they move along with their centers.
         queue_start: Fraction of training before which the queue is only filled, 0 to 1.
@@ -80,6 +99,9 @@ class ClassificationHead(nn.Module):
         step: Training batches seen, 0-d, saved.
         progress: Share of the training that is done, 0 to 1; set by the loop before each batch.
         columns: The present batch's classes on this worker, for regularizers.
+        sparse_gradients: Whether the gradients of sampled centers and biases are sparse tensors.
+            False at first, for any optimizer; `make_optimizer` sets it, since its own move the
+            sampled rows alone by them.
         trains_backbone: True: the embeddings' gradient is of use.
 
     Raises:
@@ -125,6 +147,8 @@ class ClassificationHead(nn.Module):
         self.queue_start = queue_start
         self.seed = self.margin.seed = seed
         self.progress = 1.0
+        self.sparse_gradients = False
+        self._met: Sampled | None = None  # of the present batch, where classes are sampled
         self.centers = nn.Parameter(
             0.01 * normal_rows(seed, shard.start, shard.stop, embedding_size)
         )
@@ -187,7 +211,7 @@ class ClassificationHead(nn.Module):
         if self.sample_rate == 1:
             return self._all_classes(labels)
         classes = self.shard.num_classes
-        return class_sample(self.seed, int(self.step), classes, self.sample_rate, labels)
+        return class_sample(self.seed, self.step, classes, self.sample_rate, labels)
 
     def _all_classes(self, labels: Tensor) -> Tensor:
         return torch.arange(self.shard.num_classes, device=labels.device)
@@ -197,9 +221,12 @@ class ClassificationHead(nn.Module):
 
         Args:
             ids: Global, the same on all workers.
-            live: Whether they carry a gradient, to each center where it lives.
+            live: Whether they carry a gradient, to each center where it lives; during a sampled
+                batch, only those that it meets.
         """
-        return rows_of(self.shard, self.centers if live else self.centers.detach(), ids)
+        if not live:
+            return rows_of(self.shard, self.centers.detach(), ids)
+        return rows_of(self.shard, self.centers, ids, self._met)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
         """The loss of a batch.
@@ -236,19 +263,37 @@ class ClassificationHead(nn.Module):
                 wrong = low if low < 0 else high
                 raise ValueError(f"label {wrong}: must be 0 to {self.shard.num_classes - 1}")
 
-    def _normalised_centers(self, columns: ClassColumns, dtype: torch.dtype) -> Tensor:
-        """The centers that this batch meets here, of unit length if cosines are compared (C, D)."""
-        in_place = self.training and self.center_storage == "unit"
-        if in_place:
+    def _met_centers(self, columns: ClassColumns, dtype: torch.dtype) -> Tensor:
+        """The centers that this batch meets here (C, D), ready for `_compare`."""
+        if self.training and self.center_storage == "unit":
             with torch.no_grad():
-                self.centers.copy_(unit(self.centers))
-        centers = columns.pick(self.centers).to(dtype)
-        return unit(centers) if self.margin.cosine and not in_place else centers
+                columns.write_(self.centers, unit(columns.pick(self.centers)))
+        if self._samples:
+            self._met = sampled(self.centers, columns.classes, sparse=self.sparse_gradients)
+            centers = self._met.rows.to(dtype)
+        else:
+            self._met, centers = None, columns.pick(self.centers).to(dtype)
+        return unit(centers) if self._normalises and self._form() is None else centers
 
-    def _shared_or_picked_bias(self, columns: ClassColumns) -> Tensor | None:
-        if self.bias is not None:
-            return columns.pick(self.bias)
-        return None if self.objective.bias is None else self.shard.share(self.objective.bias)
+    @property
+    def _samples(self) -> bool:
+        """Whether batches meet, and move, a part of the classes."""
+        return self.training and self.sample_rate < 1
+
+    @property
+    def _normalises(self) -> bool:
+        """Whether cosines are compared and centers are not stored as unit vectors."""
+        stored = self.training and self.center_storage == "unit"
+        return self.margin.cosine and not stored
+
+    def _form(self) -> Form | None:
+        """What becomes of others where one number a row tells all of them, else None."""
+        limit = self.margin.others_limit
+        if limit is None:
+            return None
+        clip = self.margin.fixed_scale if self.objective.clips else None
+        clip = math.inf if clip is None else clip
+        return Form(self.objective.reduction, self._normalises, limit, clip)
 
     def _classify(self, x: Tensor, labels: Tensor) -> HeadOutput:
         """The loss of the global batch (V, B, D) against the classes of this worker."""
@@ -263,7 +308,7 @@ class ClassificationHead(nn.Module):
         known = own_labels if queue is None else torch.cat([own_labels, queue.past_labels()])
         met = self.sample(known) if self.training else self._all_classes(labels)
         own = self.shard.columns(met, own_labels)
-        centers = self._normalised_centers(own, x.dtype)
+        centers = self._met_centers(own, x.dtype)
 
         broad = queue is not None and self.progress >= self.queue_start
         seen = self._compare(rows, own, centers, live=True, teaches=not broad)
@@ -282,6 +327,7 @@ class ClassificationHead(nn.Module):
         if regularizer is not None:
             self.columns = self.shard.columns(met, labels)
             terms[regularizer.term] = regularizer(self, x, labels)
+        self._met = None
         if self.training:
             if self.regularizer is not None:
                 with torch.no_grad():
@@ -299,46 +345,110 @@ class ClassificationHead(nn.Module):
         Args:
             x: The rows.
             own: Their own classes.
-            centers: Of the classes that are met here.
+            centers: Of the classes that are met here, from `_met_centers`.
             live: Whether they are the batch, which a margin may observe and a bias start from.
             teaches: Whether centers and bias learn from them.
         """
-        shard, margin, objective = self.shard, self.margin, self.objective
         if not teaches:
             centers = centers.detach()
         norm = torch.linalg.vector_norm(x, dim=1)
-        cos = F.linear(unit(x) if margin.cosine else x, centers)
+        rows = unit(x) if self.margin.cosine else x
+        form, observed = self._form(), self.training and live
+        if form is None:
+            found = self._in_full(rows, norm, own, centers, observed, teaches)
+        else:
+            found = self._in_blocks(rows, norm, own, centers, observed, teaches, form)
+        target, as_near = self.shard.all(torch.stack([found.target, found.as_near]))
+        target, as_near = target.masked_fill(~own.sampled, torch.inf), as_near * own.sampled
+        # Functions of the norm alone count where the row's class is, not once on each worker.
+        norm_once = torch.where(own.here, norm, norm.detach())
+        loss = self.objective.weigh(target, found.total, self.margin.scale(norm_once))
+        scale = self.margin.scale(norm)
+        return _Compared(loss, found.target_cos, as_near, scale, norm, norm_once)
+
+    def _in_full(
+        self,
+        x: Tensor,
+        norm: Tensor,
+        own: ClassColumns,
+        centers: Tensor,
+        observed: bool,
+        teaches: bool,
+    ) -> _Found:
+        """With all logits at once (N, C), for margins that change those of others."""
+        shard, margin, objective = self.shard, self.margin, self.objective
+        cos = F.linear(x, centers)
         own_cos = own.take(cos)
         target_cos = shard.all(own_cos.detach())
-        if self.training and live:
+        if observed:
             margin.observe(target_cos, norm.detach(), self.step, self.progress)
-
         scale = margin.scale(norm)
         by_row = scale if scale.dim() == 0 else scale[:, None]
         logits = margin.others(cos, target_cos, norm) * by_row
         own.put_(logits, margin.target(own_cos, norm) * scale)
-        if self.training and live and objective.awaits_data:
-            self._start_bias(own.put_(logits.detach().clone(), -torch.inf))
+        if observed and objective.awaits_data:
+            self._start_bias(shard.logsumexp(own.put_(logits.detach().clone(), -torch.inf)))
         # The clip in `shift` would turn a target masked before it into a logit of -s.
-        bias = self._shared_or_picked_bias(own)
-        if bias is not None and not teaches:
-            bias = bias.detach()
-        shifted = objective.shift(logits, by_row, bias)
+        shifted = objective.shift(logits, by_row, self._met_bias(own, teaches))
+        target = own.take(shifted)
         as_near = (cos.detach() >= target_cos[:, None]).sum(dim=1).to(cos)
-        target, as_near = shard.all(torch.stack([own.take(shifted), as_near]))
-        target = target.masked_fill(~own.sampled, torch.inf)
-        others = own.put_(shifted, -torch.inf)
+        total = objective.reduced(own.put_(shifted, -torch.inf), shard)
+        return _Found(target_cos, target, as_near, total)
 
-        # Functions of the norm alone count where the row's class is, not once on each worker.
-        norm_once = torch.where(own.here, norm, norm.detach())
-        rows = objective.combine(target, others, shard, margin.scale(norm_once))
-        return _Compared(rows, target_cos, as_near, scale, norm, norm_once)
+    def _in_blocks(
+        self,
+        x: Tensor,
+        norm: Tensor,
+        own: ClassColumns,
+        centers: Tensor,
+        observed: bool,
+        teaches: bool,
+        form: Form,
+    ) -> _Found:
+        """With a block of classes at a time: others keep their cosines."""
+        shard, margin, objective = self.shard, self.margin, self.objective
+        scale = margin.scale(norm)
+        if observed and objective.awaits_data:
+            with torch.no_grad():
+                start = form._replace(reduction="logsumexp", clip=math.inf)
+                parts = reduced(x, centers, scale, None, own, start).total
+                self._start_bias(shard.logsumexp(parts[:, None]))
+        bias = self._met_bias(own, teaches)
+        added = None if bias is None else objective.bias_sign * bias
+        own_cos, nearest, total = reduced(x, centers, scale, added, own, form)
+        target_cos = shard.all(own_cos.detach())
+        if observed:
+            margin.observe(target_cos, norm.detach(), self.step, self.progress)
+        if bias is not None and self.bias is not None:
+            bias = bias[own.index] if len(bias) else None  # no class here: no target either
+        logits = objective.shift(margin.target(own_cos, norm) * scale, scale, bias)
+        target = torch.where(own.here, logits, 0.0)
+        as_near = (own.here & (own_cos.detach() >= target_cos)).to(norm)
+        as_near = as_near + (nearest >= target_cos).to(norm)
+        if form.reduction == "logsumexp":
+            total = shard.logsumexp(total[:, None])
+        else:
+            total = shard.all(total)
+        return _Found(target_cos, target, as_near, total)
 
-    def _start_bias(self, others: Tensor) -> None:
+    def _met_bias(self, columns: ClassColumns, teaches: bool) -> Tensor | None:
+        """The bias of the classes that are met here (C,), or the one of all (1,)."""
+        if self.bias is not None and self._samples:
+            bias = sampled(self.bias, columns.classes, sparse=self.sparse_gradients).rows
+        elif self.bias is not None:
+            bias = columns.pick(self.bias)
+        elif self.objective.bias is not None:
+            bias = self.shard.share(self.objective.bias)
+        else:
+            return None
+        return bias if teaches else bias.detach()
+
+    def _start_bias(self, total: Tensor) -> None:
+        """Fills the bias from the log-sum-exp of others (B,)."""
         bias = self._any_bias()
         assert bias is not None, "only an objective with a bias awaits data for it"
         with torch.no_grad():
-            bias.fill_(self.objective.start_from(others, self.shard))
+            bias.fill_(self.objective.start_from(total))
 
     def _stats(self, seen: _Compared) -> dict[str, Tensor]:
         with torch.no_grad():

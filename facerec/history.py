@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,10 +28,11 @@ class History:
         self.rows = [row for row in rows if (row["step"] or 0) <= step]
 
     def last(self) -> dict[str, float]:
-        """Give the newest row, empty where there is none."""
-        return {k: v for k, v in self.rows[-1].items() if v is not None} if self.rows else {}
+        """Give the numbers of the newest row, empty where there is none."""
+        row = self.rows[-1] if self.rows else {}
+        return {k: v for k, v in row.items() if isinstance(v, int | float)}
 
-    def append(self, row: Mapping[str, float]) -> None:
+    def append(self, row: Mapping[str, float | str]) -> None:
         """Add a row and write the file, aside and then in place."""
         self.rows.append(dict(row))
         names = dict.fromkeys(name for row in self.rows for name in row)
@@ -38,8 +40,8 @@ class History:
         write_table(self.path, table.schema, [table])
 
 
-def read(run: Path) -> list[dict[str, float | None]]:
+def read(run: Path) -> list[dict[str, Any]]:
     """Give the rows of a run folder's history, oldest first; none where there is no file."""
     path = run / NAME
-    rows: list[dict[str, float | None]] = pq.read_table(path).to_pylist() if path.exists() else []
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
     return rows

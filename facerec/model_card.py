@@ -27,7 +27,8 @@ NAME = "model_card.md"
 WEIGHTS = "backbone.safetensors"
 EVALUATION = "evaluation.parquet"
 
-_NOT_MEASURES = {"loss", "train", "threshold", "geometry"}  # of the training, not of the model
+# Of the training, not of the model.
+_NOT_MEASURES = {"loss", "train", "threshold", "geometry", "bound"}
 
 # What is known of a source by its name: (parts of names, what they mean). The first that fits.
 _PROVENANCE: tuple[tuple[tuple[str, ...], str], ...] = (

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from facerec.config import OptimizerConfig
-from facerec.head import Head
+from facerec.head import ClassificationHead, Head
+from facerec.row_optimizer import RowAdamW, RowSGD, coalesce
 
 ONE_CYCLE_RISE = 0.3  # share of the training over which one_cycle's rate rises
 ONE_CYCLE_START = 1 / 25  # of the peak, where the rise begins
@@ -63,14 +64,20 @@ def learning_rate(
 def make_optimizer(
     config: OptimizerConfig, backbone: nn.Module, head: Head
 ) -> torch.optim.Optimizer:
-    """Make the optimizer; each group carries `lr_mult`, its factor on the learning rate."""
+    """Make the optimizer; each group carries `lr_mult`, its factor on the learning rate.
+
+    Where the head samples classes its gradients become sparse, and rows that a batch did not meet
+    stay as they are, weights and state (`facerec.row_optimizer`).
+    """
+    if isinstance(head, ClassificationHead):
+        head.sparse_gradients = True
     groups = _backbone_groups(config, backbone) + head.parameter_groups()
     for group in groups:
         if group["weight_decay"] is None:
             group["weight_decay"] = config.weight_decay
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        return RowAdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+    return RowSGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
 
 
 def _backbone_groups(config: OptimizerConfig, backbone: nn.Module) -> list[dict[str, Any]]:
@@ -112,8 +119,16 @@ def rate_at(config: OptimizerConfig, step: int, total: int, epochs: float) -> fl
     )
 
 
-def clip_gradients(config: OptimizerConfig, backbone: nn.Module, head: Head) -> Tensor:
+def clip_gradients(
+    config: OptimizerConfig, backbone: nn.Module, head: Head, loss_scale: Tensor | None = None
+) -> Tensor:
     """Scale the gradients down to `clip_norm`, one global norm over all workers' centers.
+
+    Args:
+        config: `clip_norm` and `clip_scope`.
+        backbone: With its gradients.
+        head: With its gradients.
+        loss_scale: The factor on the loss (0-d), which is taken out of all gradients first.
 
     Returns:
         The norm before (0-d, double), the same on all workers; with `clip_norm` 0, where nothing is
@@ -122,19 +137,34 @@ def clip_gradients(config: OptimizerConfig, backbone: nn.Module, head: Head) -> 
     gradients = [p.grad for p in backbone.parameters() if p.grad is not None]
     square = torch.zeros((), dtype=torch.float64, device=head.centers.device)
     if gradients:  # none where only a confidence is trained
-        square = torch.stack([g.norm().double() for g in gradients]).square().sum()
-    if config.clip_norm and config.clip_scope == "all":
-        for name, parameter in head.named_parameters():
-            if parameter.grad is None:
-                continue
-            part = parameter.grad.norm().double().square()
+        norms = torch._foreach_norm(gradients)  # one kernel where there would be one per layer
+        square = torch.stack([norm.double() for norm in norms]).square().sum()
+    rest: list[Tensor] = []
+    for name, parameter in head.named_parameters():
+        if parameter.grad is None:
+            continue
+        gradient = coalesce(parameter)
+        if config.clip_norm and config.clip_scope == "all":
+            part = gradient.norm().double().square()
             if name in head.class_axis and head.shard.world_size > 1:
                 dist.all_reduce(part)
             square = square + part
-            gradients.append(parameter.grad)
-    norm = square.sqrt()
+            gradients.append(gradient)
+        else:
+            rest.append(gradient)
+    norm, factor = square.sqrt(), torch.ones_like(square)
+    if loss_scale is not None:
+        factor = factor / loss_scale
+        norm = norm * factor
+        _multiply(rest, factor)
     if config.clip_norm:
-        factor = (config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(factor.to(gradient.dtype))
+        factor = factor * (config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+    if config.clip_norm or loss_scale is not None:
+        _multiply(gradients, factor)
     return norm
+
+
+def _multiply(gradients: list[Tensor], factor: Tensor) -> None:
+    """In place, all of them at once."""
+    if gradients:
+        torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))

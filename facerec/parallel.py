@@ -128,6 +128,13 @@ class ClassColumns:
         """The entries of the sampled classes, (classes of this worker, ...) -> (C, ...)."""
         return of_all if len(self.classes) == len(of_all) else of_all[self.classes]
 
+    def write_(self, of_all: Tensor, rows: Tensor) -> None:
+        """Writes the entries of the sampled classes, in place: (classes of this worker, ...)."""
+        if len(self.classes) == len(of_all):
+            of_all.copy_(rows)
+        else:
+            of_all[self.classes] = rows
+
     def take(self, matrix: Tensor) -> Tensor:
         """The entries of the rows' own classes, 0 where not here: (B, C) -> (B,)."""
         if matrix.shape[1] == 0:
@@ -207,7 +214,9 @@ class ClassShard:
             labels: The class of each row, global (B,).
         """
         low, high = self.start, self.stop
-        if len(ids) < self.num_classes:
+        if self.world_size == 1:
+            high = len(ids)
+        elif len(ids) < self.num_classes:
             bounds = torch.tensor([low, high], device=ids.device)
             low, high = (int(n) for n in torch.searchsorted(ids, bounds))
         place = torch.searchsorted(ids, labels)

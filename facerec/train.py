@@ -9,29 +9,33 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from facerec import backbones, checkpoint, history, model_card
 from facerec import config as configs
-from facerec.backbones.base import shrink
 from facerec.checkpoint import Progress
 from facerec.config import ConfigError, TrainConfig
-from facerec.data.augment import Augment, normalise
 from facerec.data.cache import cached
+from facerec.data.feed import feed
+from facerec.data.identities import identities
 from facerec.data.shards import DataError, Shards
-from facerec.data.stream import Batch, Stream
+from facerec.data.stream import Stream
+from facerec.determinism import deterministic
 from facerec.divergence import Diverged, StepWatch
 from facerec.evaluation import geometry, protocols
 from facerec.head import build_head
-from facerec.optimizer import clip_gradients, make_optimizer, rate_at
+from facerec.optimizer import make_optimizer, rate_at
 from facerec.parallel import ClassShard
+from facerec.planning import cost
+from facerec.planning import meter as meters
+from facerec.precision import compute_dtype
+from facerec.start_from import start_from
+from facerec.step import Sums, TrainingStep
 from facerec.tree import in_section
 
 __all__ = ["Diverged", "Report", "log_report", "train"]
@@ -43,7 +47,8 @@ def log_report(metrics: Mapping[str, float], folder: Path | None) -> None:
     """Print one line per report."""
     shown = [f"epoch {metrics['epoch']:g}", f"loss {metrics['loss']:.3f}"]
     shown += [f"{k} {v:.4f}" for k, v in metrics.items() if k.endswith((".tar", ".accuracy"))]
-    print("  ".join([*shown, f"{metrics['images_per_second']:.0f} images/s"]), flush=True)
+    shown += [f"{metrics['images_per_second']:.0f} images/s", meters.said(metrics)]
+    print("  ".join(filter(None, shown)), flush=True)
 
 
 def train(
@@ -60,9 +65,9 @@ def train(
         run: Run folder to write `config.json`, `checkpoints/` and `metrics.parquet` into; None
             saves nothing.
         report: Called on rank 0 after each evaluation with the metrics by dotted name and the
-            newest checkpoint's folder.
-        resume_from: Run folder or checkpoint to continue from, to the bit on one CPU worker with
-            the same number of threads.
+            newest checkpoint's folder, whole by then.
+        resume_from: Run folder (its newest whole checkpoint) or checkpoint to continue from; to the
+            bit with as many workers and threads, on accelerators with `deterministic`.
 
     Returns:
         The metrics of the last epoch.
@@ -72,8 +77,21 @@ def train(
         DataError: For shards or images that cannot be used.
         Diverged: Where it is past saving, see `facerec.divergence`; on all workers alike.
     """
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
     device = _device()
+    with ExitStack() as ending:
+        ending.enter_context(deterministic(config.deterministic, device))
+        return _train(config, run, report, resume_from, device, ending)
+
+
+def _train(
+    config: TrainConfig,
+    run: Path | None,
+    report: Report,
+    resume_from: Path | None,
+    device: torch.device,
+    ending: ExitStack,
+) -> dict[str, float]:
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
     began = time.perf_counter()
 
     # Set up.
@@ -91,6 +109,7 @@ def train(
         backbones.check_image_size(backbone, *shards.image_size)
     except ValueError as error:
         raise DataError(f"{shards.place}: {error}") from None
+    net = cost.count(backbone)
     head = in_section(
         "loss",
         lambda: build_head(
@@ -112,33 +131,47 @@ def train(
     data = config.data
     kept = cached(shards, data.cache, folder=data.cache_dir, device=device)
     probes = geometry.choose(split.labels(), config.seed)
-    network: torch.nn.Module = backbone
-    if world_size > 1 and head.trains_backbone:
-        ids = [device.index] if device.type == "cuda" else None
-        network = DistributedDataParallel(backbone, device_ids=ids, broadcast_buffers=False)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_bf16(config, device))
+    step = TrainingStep(config, backbone, head, optimizer, device)
 
     # Restore.
-    progress = Progress()
-    if config.init_from and resume_from is None:
-        checkpoint.start_from(Path(config.init_from), backbone, head)
+    progress, folder = Progress(), None
+    # What else has a state that is saved.
+    parts: dict[str, checkpoint.Part] = {"scaler": step.scaler} if step.scaler else {}
+    people = identities(split, shards.index) if run is not None or config.init_from else None
     if resume_from is not None:
-        progress = checkpoint.load(checkpoint.find(resume_from), backbone, head, optimizer)
+        folder = checkpoint.find_whole(resume_from, head)
+        progress = checkpoint.load(folder, backbone, head, optimizer, parts)
+        if rank == 0:
+            print(f"resumes from step {progress.step}", flush=True)
+    elif config.init_from:
+        said = start_from(Path(config.init_from), backbone, head, people)
+        if rank == 0:
+            print(said, flush=True)
+    saver, table = None, None
+    if run is not None:
+        saver = ending.enter_context(
+            checkpoint.Saver(run, backbone, head, optimizer, parts=parts, identities=people)
+        )
+        if rank == 0:
+            table = history.History(run, progress.step)
+            configs.save(config, run / "config.json")
+    metrics: dict[str, float] = table.last() if table is not None else {}
+    if progress.ended and checkpoint.add_up(head, int(metrics.get("step") == progress.step)):
+        progress.close()  # it was measured, too, before the interruption
+        progress.seconds = metrics.get("seconds", progress.seconds)
     earlier = progress.seconds
-    table = history.History(run, progress.step) if run is not None and rank == 0 else None
-    if run is not None and rank == 0:
-        run.mkdir(parents=True, exist_ok=True)
-        configs.save(config, run / "config.json")
 
     steps_per_epoch = max(split.rows // config.data.batch_size, 1)
     epoch_images = steps_per_epoch * config.data.batch_size
     total_steps = max(round(config.epochs * steps_per_epoch), 1)
     watch = StepWatch(head.shard, head.centers, run=None if table is None else run)
-    metrics: dict[str, float] = table.last() if table is not None else {}
-    folder = checkpoint.latest(run) if run is not None else None
-    if progress.step >= total_steps and metrics:  # finished before, perhaps not yet reported
-        report(metrics, folder)
-    while progress.step < total_steps:
+    dtype = compute_dtype(config.precision, device)
+    meter = meters.meter(config, net, classes=split.classes, device=device, dtype=dtype)
+    if progress.step >= total_steps and not progress.ended and rank == 0:
+        print(f"finished at step {progress.step}: nothing is left to train", flush=True)
+        if metrics:  # perhaps not yet reported
+            report(metrics, folder)
+    while progress.step < total_steps or progress.ended:
         stream = Stream(
             shards,
             batch_size=data.batch_size,
@@ -155,80 +188,60 @@ def train(
         )
         backbone.train(head.trains_backbone)
         head.train()
-        sums = {
-            name: torch.tensor(value, dtype=torch.float64, device=device)
-            for name, value in progress.sums.items()
-        }
+        sums = Sums(progress.sums, device)
         tick = time.perf_counter() - progress.train_seconds
 
         def pause() -> None:
             """Bring what the device and the clock hold into `progress`."""
-            progress.sums = {name: float(value) for name, value in sums.items()}  # noqa: B023
+            progress.sums = sums.read()  # noqa: B023
             progress.train_seconds = time.perf_counter() - tick  # noqa: B023
             progress.seconds = earlier + time.perf_counter() - began
 
-        for batch in stream:
-            # Random numbers of a step (dropout) come from its number: none are left to save.
-            torch.manual_seed(_mix(config.seed, progress.step, rank))
+        for batch in meter.waiting(() if progress.ended else feed(stream, device)):
             head.progress = progress.step / total_steps
             rate = rate_at(config.optimizer, progress.step, total_steps, config.epochs)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["lr_mult"]
-            optimizer.zero_grad(set_to_none=True)
-            values: dict[str, Tensor] = {}  # of this step
-            for part, weight in _parts(batch, config.optimizer.accumulate):
-                images, labels = _move(part, config.data.augment, backbone.input_size, device)
-                with autocast:
-                    embeddings = network(images, views=head.views)
-                output = head(embeddings, labels)
-                (output.loss * weight).backward()
-                shown = {"loss": output.loss}
-                shown |= {f"loss.{name}": term for name, term in output.terms.items()}
-                shown |= {f"train.{name}": value for name, value in output.stats.items()}
-                for name, value in (shown | dict(output.watched)).items():
-                    seen = value.detach().double() * weight
-                    values[name] = values[name] + seen if name in values else seen
-            for name in shown:
-                seen = values[name] * config.data.batch_size
-                sums[name] = sums[name] + seen if name in sums else seen
-            values["gradient_norm"] = clip_gradients(config.optimizer, backbone, head)
-            optimizer.step()
-            backbone.after_step()
+            measured = step(batch, _mix(config.seed, progress.step, rank), rate)
+            sums.add(measured.shown, config.data.batch_size)
             progress.step += 1
             progress.images_seen += config.data.batch_size
-            watch.note(progress.step, rate, values)
+            watch.note(progress.step, rate, measured.shown | measured.watched)
             # The last step of an epoch is saved below, when its row is written: never twice.
             if progress.step == total_steps or progress.images_seen == epoch_images:
                 break
             every = config.checkpoint.every
-            if run is not None and every and progress.step % every == 0:
+            if saver is not None and every and progress.step % every == 0:
                 pause()
                 watch.check()
-                folder = checkpoint.save(run, progress, backbone, head, optimizer)
+                folder = saver.save(progress)
 
         pause()
         watch.check()
-        metrics = row = _row(progress, config, steps_per_epoch)
         done = progress.step == total_steps
-        progress.epoch, progress.images_seen, progress.sums = progress.epoch + 1, 0, {}
-        progress.train_seconds = 0.0
+        if not progress.ended:
+            progress.epoch, progress.ended = progress.epoch + 1, True
+            if saver is not None:  # it is written while the epoch is measured
+                folder = saver.save(progress, last=done)
+        metrics = row = _row(progress, config, steps_per_epoch)
+        row |= meter.row(row["images_per_second"])
         if config.eval.geometry:
             centers = head.shard.collect(head.centers)
             if rank == 0:
                 row |= geometry.measure(backbone, split, probes, centers, device)
-        measured = done or progress.epoch % config.eval.every == 0
-        if measured and rank == 0:
+        reported = done or progress.epoch % config.eval.every == 0
+        if reported and rank == 0:
             for item in sets:
                 row |= item.measure(backbone, device).metrics
         row["seconds"] = progress.seconds = earlier + time.perf_counter() - began
-        # The history first: rows beyond the newest checkpoint are dropped when a run resumes.
+        # When a run resumes, rows beyond its checkpoint are dropped, and a row that is not there
+        # yet is measured.
         if table is not None:
-            table.append(row)
-        if run is not None:
-            folder = checkpoint.save(run, progress, backbone, head, optimizer)
-            if done and rank == 0:
+            table.append(row | {meters.BOUND_BY: meters.bound_by(row)})
+        progress.close()
+        if saver is not None and reported:  # whoever is told of an epoch finds its weights
+            saver.wait()
+            if done and rank == 0 and run is not None:
                 model_card.write(run)
-        if measured and rank == 0:
+        if reported and rank == 0:
             report(row, folder)
     return metrics
 
@@ -251,38 +264,8 @@ def _device() -> torch.device:
     return torch.device("cuda", local if local < torch.cuda.device_count() else 0)
 
 
-def _bf16(config: TrainConfig, device: torch.device) -> bool:
-    if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return config.precision == "bf16"
-
-
 def _mix(*words: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _parts(batch: Batch, count: int) -> list[tuple[Batch, float]]:
-    """Cut a batch into `count` parts, each with its share of the images."""
-    edges = [len(batch.labels) * i // count for i in range(count + 1)]
-    parts = []
-    for low, high in pairwise(edges):
-        if high > low:
-            draws = None if batch.draws is None else batch.draws[low:high]
-            part = Batch(
-                batch.images[low:high], batch.labels[low:high], batch.keys[low:high], draws
-            )
-            parts.append((part, (high - low) / len(batch.labels)))
-    return parts
-
-
-def _move(batch: Batch, augment: Augment, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Bring a batch to the device: normalised, at the network's size (pixels), augmented."""
-    images = torch.as_tensor(batch.images).to(device, non_blocking=True)
-    labels = torch.from_numpy(batch.labels).to(device, non_blocking=True)
-    x = shrink(normalise(images), size)
-    if batch.draws is not None:
-        x = augment(x, torch.from_numpy(batch.draws).to(device, non_blocking=True))
-    return x, labels
 
 
 def _row(progress: Progress, config: TrainConfig, steps_per_epoch: int) -> dict[str, float]:

@@ -18,9 +18,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from facerec.checkpoint import Progress, Saver
+from facerec.config import ConfigError, OptimizerConfig
 from facerec.domains import Scalar
 from facerec.head import ClassificationHead, Head, build_head
 from facerec.losses import LOSSES, OBJECTIVES, REGULARIZERS
+from facerec.optimizer import clip_gradients, make_optimizer
 from facerec.parallel import ClassShard
 
 ROWS, INPUTS, SIZE = 7, 5, 6  # 7 rows do not divide by 2 or 3
@@ -38,11 +41,12 @@ class Case:
     queue_size: int = 0
     steps: int = 1
     one_class: bool = False
+    optimizer: str = ""  # "": dense gradients; sgd, adamw: those of a run, and gradients clipped
 
     def __str__(self) -> str:
         words = [self.loss, *(f"{k}={v}" for k, v in self.args.items())]
         words += [f"C={self.num_classes}", f"r={self.sample_rate}", self.center_storage]
-        words += [f"q={self.queue_size}", f"{self.steps}steps"]
+        words += [f"q={self.queue_size}", f"{self.steps}steps", *filter(None, [self.optimizer])]
         return "-".join([*words, *(["one_class"] if self.one_class else [])])
 
 
@@ -71,6 +75,11 @@ def quick_cases() -> list[Case]:
     clipped: dict[str, Scalar] = {"gradient": "detached", "past_pi": "clip", "cosine_eps": 0.01}
     found.append(Case("arcface", clipped))
     found.append(Case("arcface", {"margin_warmup": 0.9}, center_storage="unit", steps=3))
+    for optimizer, storage in (("sgd", "unit"), ("adamw", "free")):
+        args = {"regularizer": "uniform", "in_batch": False}
+        kept: dict[str, Any] = {"sample_rate": 0.4, "queue_size": 9, "steps": 10}
+        found.append(Case("cosface", args, center_storage=storage, optimizer=optimizer, **kept))
+    found.append(Case("uniface_bce", sample_rate=0.4, steps=10, optimizer="sgd"))
     return found
 
 
@@ -83,7 +92,7 @@ def slow_cases() -> list[Case]:
         for rate in (1.0, 0.4)
     ]
     for loss in LOSSES:
-        found.append(Case(loss, sample_rate=0.5, steps=10))
+        found.append(Case(loss, sample_rate=0.5, steps=10, optimizer="sgd"))
         found.append(Case(loss, queue_size=16, steps=5))
         found.append(Case(loss, num_classes=2))  # fewer classes than workers
         found.append(Case(loss, sample_rate=0.1, one_class=True))  # workers without any
@@ -112,9 +121,15 @@ def run(
     if penalise is not None:
         assert isinstance(head, ClassificationHead)
         head.margin.penalty = penalise  # type: ignore[method-assign]
-    weight = torch.randn(INPUTS, SIZE, generator=draw, dtype=torch.float64).requires_grad_()
-    groups = [{"params": [weight]}, *({"params": g["params"]} for g in head.parameter_groups())]
-    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+    backbone = torch.nn.Linear(INPUTS, SIZE, bias=False)
+    weight = torch.randn(INPUTS, SIZE, generator=draw, dtype=torch.float64)
+    weight = backbone.weight = torch.nn.Parameter(weight.T)
+    config = OptimizerConfig(name=case.optimizer or "sgd", lr=0.01, clip_norm=0.5)
+    if case.optimizer:
+        optimizer = make_optimizer(config, backbone, head)
+    else:
+        groups = [{"params": [weight]}, *({"params": g["params"]} for g in head.parameter_groups())]
+        optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
     found: dict[str, Tensor] = {"start/centers": shard.collect(head.centers).clone()}
     for step in range(case.steps):
         inputs = torch.randn(ROWS, INPUTS, generator=draw, dtype=torch.float64)
@@ -125,7 +140,7 @@ def run(
         mine = ClassShard(ROWS, rank, world_size)  # the same division serves the rows
         head.progress = step / case.steps
         optimizer.zero_grad()
-        x = mine.cut(inputs) @ weight
+        x = backbone(mine.cut(inputs))
         views = x if head.views == 1 else torch.stack([x, x * mine.cut(masks)])
         output = head(views, mine.cut(labels))
         output.loss.backward()
@@ -136,9 +151,15 @@ def run(
         found[f"{step}/loss"] = output.loss.detach()
         found |= {f"{step}/{k}": v.detach() for k, v in {**output.terms, **output.stats}.items()}
         found[f"{step}/grad/weight"] = weight.grad.clone()
+        if case.optimizer:
+            found[f"{step}/norm"] = clip_gradients(config, backbone, head)
         found |= {f"{step}/grad/{k}": v for k, v in gradients(head).items()}
         optimizer.step()
     found |= {f"end/{k}": v for k, v in state(head).items()}
+    for name in sorted(head.class_axis & dict(head.named_parameters()).keys()):
+        for key, value in sorted(optimizer.state.get(head.get_parameter(name), {}).items()):
+            whole = value.dim() > 0
+            found[f"end/{name}|{key}"] = head.shard.collect(value) if whole else value.clone()
     return found | {"end/weight": weight.detach()}
 
 
@@ -148,8 +169,8 @@ def gradients(head: Head) -> dict[str, Tensor]:
         if parameter.grad is None:  # a part that is off, or not trained
             assert name != "centers" or not parameter.requires_grad
             continue
-        whole = name in head.class_axis
-        found[name] = head.shard.collect(parameter.grad) if whole else parameter.grad.clone()
+        gradient = parameter.grad.to_dense()
+        found[name] = head.shard.collect(gradient) if name in head.class_axis else gradient.clone()
     return found
 
 
@@ -213,6 +234,35 @@ def shared_gradients(rank: int, world_size: int) -> dict[str, Tensor]:
     return {"share": used.grad, "once": term.grad}
 
 
+def after_a_step(shard: ClassShard) -> tuple[Head, torch.optim.Optimizer]:
+    """A head of 10 classes with momentum, a bias per class and a class memory."""
+    loss = SimpleNamespace(name="uniface_bce", args={"regularizer": "sample_to_sample"})
+    head = build_head(loss, shard, SIZE)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9)
+    torch.manual_seed(5)
+    head(torch.randn(10, SIZE), torch.arange(10)).loss.backward()
+    optimizer.step()
+    return head, optimizer
+
+
+def saved(run: Path, rank: int, world_size: int) -> dict[str, Tensor]:
+    """Save a head in pieces; the whole of what was saved."""
+    head, optimizer = after_a_step(ClassShard(10, rank, world_size))
+    backbone: Any = torch.nn.Linear(2, SIZE)
+    with Saver(run, backbone, head, optimizer) as saver:
+        folder = saver.save(Progress(step=1))
+        saver.wait()
+        assert folder.is_dir(), "every worker finds it when it has waited"
+    momentum = optimizer.state[head.centers]["momentum_buffer"]
+    said = ""
+    try:
+        Saver(run / f"of {rank}", backbone, head, optimizer)  # a folder that no other worker sees
+    except ConfigError as error:
+        said = str(error)
+    assert f"{world_size - 1} of {world_size} workers do not see this run folder" in said
+    return {**state(head), "momentum": head.shard.collect(momentum)}
+
+
 def norm_penalty(norm: Tensor) -> Tensor:
     """A term on norms, as MagFace has one; it must count once, not once on each worker."""
     return 0.3 * norm + 1 / norm
@@ -228,6 +278,7 @@ def main(folder: Path, rank: int, cases: list[Case], sizes: tuple[int, ...]) -> 
         found: dict[str, Any] = {str(case): run(case, rank, world_size) for case in cases}
         found["penalty"] = run(Case("cosface"), rank, world_size, norm_penalty)
         found |= shared_gradients(rank, world_size)
+        found["saved"] = saved(folder / f"run{world_size}", rank, world_size)
         found["collectives"] = {
             name: collectives(case, rank, world_size) for name, case in counted().items()
         }

@@ -14,20 +14,27 @@ FLOORS = [
     [
         *("facerec.domains", "facerec.values", "facerec.draws", "facerec.parallel"),
         *("facerec.queue", "facerec.output", "facerec.version", "facerec.data"),
+        *("facerec.determinism", "facerec.precision"),
     ],
-    ["facerec.rows"],
+    ["facerec.rows", "facerec.row_optimizer", "facerec.launch", "facerec.checkpoint_files"],
     ["facerec.tree", "facerec.losses", "facerec.backbones"],
-    ["facerec.config", "facerec.evaluation", "facerec.confidence", "facerec.mfr"],
+    [
+        *("facerec.config", "facerec.evaluation", "facerec.confidence", "facerec.mfr"),
+        "facerec.fused",
+    ],
     [
         *("facerec.head", "facerec.presets", "facerec.history", "facerec.divergence"),
-        *("facerec.onnx_backbone", "facerec.threshold"),
+        *("facerec.onnx_backbone", "facerec.threshold", "facerec.planning"),
     ],
-    ["facerec.optimizer", "facerec.checkpoint"],
-    ["facerec.model", "facerec.model_card"],
+    ["facerec.optimizer", "facerec.checkpoint_state"],
+    ["facerec.checkpoint_writer"],
+    ["facerec.checkpoint"],
+    ["facerec.model", "facerec.model_card", "facerec.start_from", "facerec.step"],
     ["facerec.train", "facerec.export"],
     ["facerec.tuning"],
     ["facerec.commands"],
     ["facerec.cli", "data_prep"],
+    ["facerec.__main__"],
 ]
 NUMPY_ALONE = tuple(
     f"facerec.evaluation.{name}"

@@ -79,6 +79,8 @@ def test_the_same_command_resumes_and_another_config_is_refused(
     before = history.read(run)
     assert main(["train", *words]) == 0
     assert "resumes from step 12" in capsys.readouterr().out
+    assert main(["train", "--run", str(run)]) == 0  # the config is known
+    assert "finished at step 12: nothing is left to train" in capsys.readouterr().out
     assert history.read(run) == before
     assert main(["train", *words, "loss.gradient=exact"]) == 2
     assert main(["train", *words[:-2], "seed=5", "--run", str(run)]) == 2

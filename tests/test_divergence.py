@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from facerec import backbones, checkpoint, optimizer
-from facerec import train as training
+from facerec import step as steps_of
 from facerec.backbones.base import Backbone
 from facerec.config import Component, TrainConfig, override
 from facerec.divergence import FIRST, KEPT, NAME, STREAK, Diverged, StepWatch, diagnose
@@ -41,15 +41,15 @@ def harmed(monkeypatch: pytest.MonkeyPatch, step: int, harm: Harm) -> None:
     """Do harm after the backward pass of a step, before the weights move."""
     clip, steps = optimizer.clip_gradients, [0]
 
-    def clip_and_harm(config: Any, backbone: Backbone, head: ClassificationHead) -> Any:
-        norm = clip(config, backbone, head)
+    def clip_and_harm(config: Any, backbone: Backbone, head: ClassificationHead, scale: Any) -> Any:
+        norm = clip(config, backbone, head, scale)
         steps[0] += 1
         if steps[0] == step:
             with torch.no_grad():
                 harm(backbone, head)
         return norm
 
-    monkeypatch.setattr(training, "clip_gradients", clip_and_harm)
+    monkeypatch.setattr(steps_of, "clip_gradients", clip_and_harm)
 
 
 def break_weight(backbone: Backbone, head: ClassificationHead) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from facerec import checkpoint
+from facerec import checkpoint_files as files
 from facerec.parallel import ClassShard
 from tests import parallel_worker as worker
 
@@ -48,8 +50,13 @@ def compute(folder: Path, cases: str) -> Computed:
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Computed:
-    return compute(tmp_path_factory.mktemp("workers"), "quick")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workers")
+
+
+@pytest.fixture(scope="module")
+def sharded(pieces: Path) -> Computed:
+    return compute(pieces, "quick")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +91,27 @@ def test_a_term_on_norms_counts_once(sharded: Computed) -> None:
     whole = worker.run(worker.Case("cosface"), penalise=worker.norm_penalty)
     for results in sharded.values():
         assert_same(whole, results["penalty"])
+
+
+def test_a_head_saved_in_pieces_is_cut_for_any_number_of_workers(
+    sharded: Computed, pieces: Path
+) -> None:
+    folder = pieces / "run3/checkpoints/00000001"
+    saved = files.check(folder)
+    assert saved.pieces == ((0, 4), (4, 7), (7, 10))
+    assert not list(folder.glob("worker-*")), "what the workers told each other is gone"
+    for whole in (results["saved"] for results in sharded.values()):
+        for workers in (1, 2, 3):
+            for rank in range(workers):
+                shard = ClassShard(10, rank, workers)
+                head, optimizer = worker.after_a_step(shard)
+                backbone: Any = torch.nn.Linear(2, worker.SIZE)
+                checkpoint.load(folder, backbone, head, optimizer)
+                momentum = optimizer.state[head.centers]["momentum_buffer"]
+                for name, mine in {**head.state_dict(), "momentum": momentum}.items():
+                    cut = name == "momentum" or name in head.class_axis
+                    expected = shard.cut(whole[name]) if cut else whole[name]
+                    assert torch.equal(mine, expected), name
 
 
 # Gathered: rows per worker, embeddings, labels; a softmax gathers its sums of exponentials too.

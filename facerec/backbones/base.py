@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -92,25 +94,32 @@ def no_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 @lru_cache(maxsize=32)
-def _area_matrix(large: int, small: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The (small, large) matrix whose row i is the mean of the pixels under output pixel i."""
+def _area_matrix(
+    large: int, small: int, channels: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The matrix whose row i is the mean of the pixels under output pixel i, channel by channel.
+
+    (small * channels, large * channels), where the channels of a pixel follow each other.
+    """
     # Not an inference tensor, even if the first image is seen in evaluation: training reuses it.
     with torch.inference_mode(False):
-        matrix = torch.zeros(small, large, dtype=torch.float64)
+        matrix = np.zeros((small, large))
         for row in range(small):
             first, last = row * large // small, -(-(row + 1) * large // small)
             matrix[row, first:last] = 1.0 / (last - first)
-        return matrix.to(device=device, dtype=dtype)
+        of_channels = torch.from_numpy(np.kron(matrix, np.eye(channels)))
+        return of_channels.to(device=device, dtype=dtype)
 
 
 def shrink(images: Tensor, size: int) -> Tensor:
     """Shrinks square images by area, as `torch.nn.functional.interpolate(mode="area")` does.
 
     Two products with a fixed matrix, because `torch.onnx.export(dynamo=False)` refuses adaptive
-    pooling where the sizes do not divide (112 to 64).
+    pooling where the sizes do not divide (112 to 64). Both matrices repeat one block along their
+    diagonal, from 7 pixels to 4 there, and are zero elsewhere: only the blocks are multiplied.
 
     Args:
-        images: (b, c, H, W).
+        images: (b, c, H, W), fastest in the channels-last layout, which the result has.
         size: Side of the result in pixels.
 
     Returns:
@@ -123,8 +132,13 @@ def shrink(images: Tensor, size: int) -> Tensor:
     if height == width == size:
         return images
     check_size(size, width, height)
-    matrix = _area_matrix(width, size, images.dtype, images.device)
-    return matrix @ images @ matrix.T
+    blocks, channels = math.gcd(width, size), int(images.shape[1])
+    large, small = width // blocks, size // blocks
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, large, width * channels)
+    matrix = _area_matrix(large, small, 1, images.dtype, images.device)
+    pixels = (matrix @ pixels).reshape(-1, large * channels)
+    matrix = _area_matrix(large, small, channels, images.dtype, images.device)
+    return (pixels @ matrix.T).reshape(-1, size, size, channels).permute(0, 3, 1, 2)
 
 
 def check_size(input_size: int, width: int, height: int) -> None:

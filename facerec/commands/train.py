@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-
-from facerec import checkpoint
+from facerec import checkpoint, launch
 from facerec.config import ConfigError, TrainConfig, flatten, load, override, parse
 from facerec.presets import PRESETS
 from facerec.train import train
@@ -20,42 +16,50 @@ from facerec.values import one_of
 
 
 def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
-    """Train one model on shards; the same command with the same `--run` resumes it."""
+    """Train one model on shards; the same command, or `--run` alone, resumes it."""
     parser.add_argument(
-        "--run", type=Path, help="run folder (default: runs/<loss>-<n>); resumes there"
+        "--run",
+        type=Path,
+        help="run folder (default: runs/<loss>-<n>); resumes there, alone too; run=DIR under "
+        "torchrun, which takes --run for an option of its own",
     )
     parser.add_argument(
         "changes", nargs="*", metavar="key=value", help="preset=NAME, loss.margin=0.4, ..."
     )
     given = parser.parse_intermixed_args(words)
-    folder: Path | None = given.run
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by torchrun
-        if folder is None:
-            raise ConfigError("--run: several workers need to be told the same run folder")
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    changes = parse(given.changes)
-    preset = str(changes.pop("preset", ""))
-    if preset:
-        in_section("", lambda: one_of("preset", preset, tuple(PRESETS)))
-    config = override(PRESETS[preset]() if preset else TrainConfig(), changes)
+    named = [word.removeprefix("run=") for word in given.changes if word.startswith("run=")]
+    folder: Path | None = Path(named[-1]) if named else given.run
+    config = _config([word for word in given.changes if not word.startswith("run=")], folder)
     if folder is None:
-        folder = next(
-            place
-            for n in itertools.count(1)
-            if not (place := Path("runs") / f"{config.loss.name}-{n}").exists()
-        )
-        print(f"run: {folder}")
+        folder = Path(launch.told_by_first("run", lambda: _new_folder(config.loss.name)))
+        if launch.is_first():
+            print(f"run: {folder}", flush=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoints").mkdir(exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--run {folder}: cannot be written ({error.strerror})") from None
-    resume_from = checkpoint.latest(folder)
-    if resume_from is not None:
+    begun = checkpoint.latest(folder) is not None
+    if begun:
         _same_config(folder, config)
-        print(f"resumes from step {int(resume_from.name)}")
-    train(config, run=folder, resume_from=resume_from)
+    train(config, run=folder, resume_from=folder if begun else None)
     return 0
+
+
+def _new_folder(loss: str) -> str:
+    numbered = (Path("runs") / f"{loss}-{n}" for n in itertools.count(1))
+    return str(next(place for place in numbered if not place.exists()))
+
+
+def _config(words: Sequence[str], folder: Path | None) -> TrainConfig:
+    """The config that the words give; without any, the one that the run folder has."""
+    if not words and folder is not None and (folder / "config.json").exists():
+        return load(folder / "config.json")
+    changes = parse(words)
+    preset = str(changes.pop("preset", ""))
+    if preset:
+        in_section("", lambda: one_of("preset", preset, tuple(PRESETS)))
+    return override(PRESETS[preset]() if preset else TrainConfig(), changes)
 
 
 def _same_config(folder: Path, config: TrainConfig) -> None:

@@ -37,8 +37,11 @@ _LIMITS = {
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Map uint8 RGB (b, H, W, 3) to float32 (b, 3, H, W) in [-1, 1]: (x - 127.5) / 127.5."""
-    return images.permute(0, 3, 1, 2).contiguous().float().sub_(127.5).div_(127.5)
+    """Map uint8 RGB (b, H, W, 3) to float32 (b, 3, H, W) in [-1, 1]: (x - 127.5) / 127.5.
+
+    The pixels stay where they are, which is the channels-last layout that backbones run in.
+    """
+    return images.permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
 
 
 @dataclass(frozen=True)

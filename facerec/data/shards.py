@@ -146,6 +146,14 @@ class Split:
         """Labels of all rows in order, (rows,); reads no image."""
         return self.columns(["label"])["label"]
 
+    def tables(self, names: Sequence[str]) -> Iterator[Any]:
+        """Those of the columns that there are, an Arrow table per shard; reads no image.
+
+        Raises:
+            DataError: the shards cannot be read any more.
+        """
+        return self._source.columns(self._files, list(names))
+
     def columns(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Columns of all rows in order, (rows,) each; reads no image.
 

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from facerec.data.shards import DataError, Shards
 from facerec.data.source import EncodedRows, Source
 
 AHEAD = 3  # batches decoded before they are asked for
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,10 @@ class Stream:
         return self.split.rows // self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        return _prefetch(self._batches())
+        return prefetch(self.made())
 
-    def _batches(self) -> Generator[Batch]:
+    def made(self) -> Generator[Batch]:
+        """The same batches, made one by one when they are asked for."""
         share = self.batch_size // self.world_size
         source = (
             EncodedRows(self.split, self.shards.image_size, self.decoders)
@@ -164,12 +168,12 @@ def draw(seed: int, epoch: int, first: int, count: int) -> NDArray[np.float32]:
     return np.hstack([first_8, next_12, last]).astype(np.float32)
 
 
-def _prefetch(batches: Generator[Batch]) -> Iterator[Batch]:
-    """Make batches in a thread, a few ahead; its errors are raised here."""
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=AHEAD)
+def prefetch(batches: Generator[T]) -> Iterator[T]:
+    """Make batches in a thread, `AHEAD` of them early; its errors are raised here."""
+    ready: queue.Queue[T | BaseException | None] = queue.Queue(maxsize=AHEAD)
     stop = threading.Event()
 
-    def put(item: Batch | BaseException | None) -> bool:
+    def put(item: T | BaseException | None) -> bool:
         while not stop.is_set():
             try:
                 ready.put(item, timeout=0.1)

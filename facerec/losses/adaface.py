@@ -11,7 +11,7 @@ from torch import Tensor
 from facerec.domains import Domain, LogUniform, Uniform
 from facerec.losses.arcface import widened
 from facerec.losses.arguments import Interval
-from facerec.losses.base import CosineEps, Margin, Scale, Warmup, clamped
+from facerec.losses.base import CosineEps, Margin, Scale, Warmup, clamped, reach
 
 _NORMS = (1e-3, 100.0)  # norms are clamped to these, as in the authors' code
 
@@ -91,6 +91,11 @@ class AdaFace(Margin):
         margin = self.margin * self.rise
         adapted = margin * self.quality(norm)
         return widened(cos, -adapted, "clip", self.cosine_eps) - (margin + adapted)
+
+    @property
+    def others_limit(self) -> float | None:
+        """Where others are cut off, see `Margin.others_limit`."""
+        return reach(self.cosine_eps)
 
     def others(self, cos: Tensor, target_cos: Tensor, norm: Tensor) -> Tensor:
         """The cosines of the rest, see `Margin.others`."""

@@ -19,6 +19,7 @@ from facerec.losses.base import (
     angle,
     clamped,
     of_slope_one,
+    reach,
 )
 
 PastPi = Literal["none", "easy", "linear", "clip"]
@@ -108,6 +109,13 @@ class ArcFace(Margin):
         if self.gradient == "detached":
             return of_slope_one(cos, self._bent)
         return self._bent(cos)
+
+    @property
+    def others_limit(self) -> float | None:
+        """Where others are cut off, see `Margin.others_limit`."""
+        if self.gradient == "detached" and self.cosine_eps:
+            return None  # they keep their slope
+        return reach(self.cosine_eps)
 
     def others(self, cos: Tensor, target_cos: Tensor, norm: Tensor) -> Tensor:
         """The cosines of the rest, see `Margin.others`."""

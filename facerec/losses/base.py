@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, NamedTuple, Protocol
+from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,9 @@ AngleMargin = Annotated[float, Interval(0.0, math.pi, "radians", open_high=True)
 Scale = Annotated[float, Interval(0.0, open_low=True)]
 CosineEps = Annotated[float, Interval(0.0, 0.1, "units of the cosine")]
 Warmup = Annotated[float, Interval(0.0, 1.0, "fraction of training")]
+Reduction = Literal["logsumexp", "softplus"]
 
-_SHORTEST = 1e-5  # as UniFace's normalisation; half precision cannot hold much less
+SHORTEST = 1e-5  # as UniFace's normalisation; half precision cannot hold much less
 
 
 def unit(x: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ def unit(x: Tensor) -> Tensor:
     under the norm would give it 1e5 times the gradient of others.
     """
     norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return x / norm.masked_fill(norm < _SHORTEST, torch.inf)
+    return x / norm.masked_fill(norm < SHORTEST, torch.inf)
 
 
 def angle(cos: Tensor) -> Tensor:
@@ -52,6 +53,11 @@ def angle(cos: Tensor) -> Tensor:
     edge = cos.abs() >= 1
     ends = (cos < 0).to(cos.dtype) * math.pi
     return torch.where(edge, ends, torch.acos(cos.masked_fill(edge, 0.0)))
+
+
+def reach(cosine_eps: float) -> float:
+    """The largest cosine that `clamped` lets pass; infinity at eps 0."""
+    return 1.0 - cosine_eps if cosine_eps else math.inf
 
 
 def clamped(cos: Tensor, cosine_eps: float) -> Tensor:
@@ -92,7 +98,7 @@ class Margin(nn.Module):
         self.rise = 1.0
 
     def observe(self, target_cos: Tensor, norm: Tensor, step: Tensor, progress: float) -> None:
-        """Sees each training batch before anything else is asked; subclasses call it first.
+        """Sees each training batch before `target` and `others`; subclasses call it first.
 
         Args:
             target_cos: Cosines of the rows with their own class (B,), detached, on all workers.
@@ -110,8 +116,16 @@ class Margin(nn.Module):
         """The cosines of the rest: (B, C), (B,) detached, (B,) -> (B, C)."""
         return cos
 
+    @property
+    def others_limit(self) -> float | None:
+        """±cosine where `others` cuts off, infinity for nowhere; None if it does any more.
+
+        None makes the head hold the whole matrix. Margins without `others` need not say anything.
+        """
+        return math.inf if type(self).others is Margin.others else None
+
     def scale(self, norm: Tensor) -> Tensor:
-        """What cosines are multiplied with: (B,) -> () or (B,)."""
+        """What cosines are multiplied with: (B,) -> () or (B,), 0 or more."""
         return norm.new_full((), 1.0 if self.fixed_scale is None else self.fixed_scale)
 
     def penalty(self, norm: Tensor) -> Tensor | None:
@@ -125,7 +139,10 @@ class Objective(nn.Module):
     Attributes:
         space: Keyword -> what is worth searching.
         term: Name of its column in the history, `loss.<term>`.
+        reduction: What is made of the logits of others: one number a row.
         per_class_bias: True where the head keeps a bias per class beside the centers.
+        bias_sign: Whether the bias is added to the logits or subtracted.
+        clips: Whether logits are then clipped to ± the scale, which is one constant.
         bias_is_threshold: True where bias / scale is the cosine that parts match from non-match.
         bias: The one bias of all classes, where the objective has one.
         bias_lr_mult: Factor on the learning rate of the bias.
@@ -134,7 +151,10 @@ class Objective(nn.Module):
 
     space: ClassVar[Mapping[str, Domain]] = {}
     term: ClassVar[str]
+    reduction: ClassVar[Reduction]
     per_class_bias: ClassVar[bool] = False
+    bias_sign: ClassVar[Literal[-1, 1]] = -1
+    clips: bool = False
     bias_is_threshold: ClassVar[bool] = True
     bias: nn.Parameter | None
     bias_lr_mult: float = 1.0
@@ -155,8 +175,8 @@ class Objective(nn.Module):
         """Whether the bias still waits for the first training batch."""
         return False
 
-    def start_from(self, others: Tensor, shard: ClassShard) -> Tensor:
-        """The bias (0-d) from the first batch's scaled cosines (B, C), the target's at -inf."""
+    def start_from(self, total: Tensor) -> Tensor:
+        """The bias (0-d) from the first batch: log-sum-exp of the scaled cosines of others (B,)."""
         raise NotImplementedError(f"{type(self).__name__} has no bias to start from data")
 
     def bias_limit(self, scale: Tensor) -> Tensor:
@@ -167,14 +187,17 @@ class Objective(nn.Module):
         return 3.0 * scale + 100.0
 
     def shift(self, logits: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        """Bias and clip, (B, C) -> (B, C), with the target's logit still in its column."""
-        return logits
+        """Bias and clip, any shape, with the target's logit still in its column."""
+        shifted = logits if bias is None else logits + self.bias_sign * bias
+        return shifted.clamp(-scale, scale) if self.clips else shifted
 
-    def combine(self, target: Tensor, others: Tensor, shard: ClassShard, scale: Tensor) -> Tensor:
-        """The loss of each row: (B,), (B, C) with the target's column at -inf -> (B,).
+    def reduced(self, others: Tensor, shard: ClassShard) -> Tensor:
+        """Over the classes of all workers, (B, C) with the target's column at -inf -> (B,)."""
+        soft = self.reduction == "logsumexp"
+        return shard.logsumexp(others) if soft else shard.sum(softplus(others))
 
-        A target of plus infinity says that the row's class was left out of the sample.
-        """
+    def weigh(self, target: Tensor, total: Tensor, scale: Tensor) -> Tensor:
+        """The loss of each row from its target (infinite where left out) and others: (B,)."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it combines")
 
 

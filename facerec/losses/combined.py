@@ -21,6 +21,7 @@ from facerec.losses.base import (
     angle,
     clamped,
     of_slope_one,
+    reach,
 )
 
 
@@ -131,6 +132,13 @@ class CombinedMargin(Margin):
         if self.gradient == "exact":
             return self._bent(cos)
         return of_slope_one(cos, self._bent)
+
+    @property
+    def others_limit(self) -> float | None:
+        """Where others are cut off, see `Margin.others_limit`."""
+        if self.filter or (self.gradient == "detached" and self.cosine_eps):
+            return None
+        return reach(self.cosine_eps)
 
     def others(self, cos: Tensor, target_cos: Tensor, norm: Tensor) -> Tensor:
         """The cosines of the rest, filtered, see `Margin.others`."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from facerec.domains import Domain, LogUniform, Uniform
-from facerec.losses.base import CosineEps, CosineMargin, Margin, Scale, Warmup, clamped
+from facerec.losses.base import CosineEps, CosineMargin, Margin, Scale, Warmup, clamped, reach
 
 
 class CosFace(Margin):
@@ -49,6 +49,11 @@ class CosFace(Margin):
     def target(self, cos: Tensor, norm: Tensor) -> Tensor:
         """The target's cosine less the margin, see `Margin.target`."""
         return clamped(cos, self.cosine_eps) - self.margin * self.rise
+
+    @property
+    def others_limit(self) -> float | None:
+        """Where others are cut off, see `Margin.others_limit`."""
+        return reach(self.cosine_eps)
 
     def others(self, cos: Tensor, target_cos: Tensor, norm: Tensor) -> Tensor:
         """The cosines of the rest, see `Margin.others`."""

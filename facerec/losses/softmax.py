@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from facerec.losses.arguments import Interval
-from facerec.losses.base import Margin, Objective, softplus
-from facerec.parallel import ClassShard
+from facerec.losses.base import Margin, Objective, Reduction, softplus
 
 
 class InnerProduct(Margin):
@@ -64,6 +63,7 @@ class Softmax(Objective):
     """
 
     term: ClassVar[str] = "softmax"
+    reduction: ClassVar[Reduction] = "logsumexp"
 
     def __init__(
         self, loss_weight: LossWeight = None, focal: Annotated[float, Interval(0.0)] = 0.0
@@ -72,9 +72,9 @@ class Softmax(Objective):
         self.loss_weight = loss_weight
         self.focal = focal
 
-    def combine(self, target: Tensor, others: Tensor, shard: ClassShard, scale: Tensor) -> Tensor:
-        """The loss of each row, see `Objective.combine`."""
-        rows = softplus(shard.logsumexp(others) - target)
+    def weigh(self, target: Tensor, total: Tensor, scale: Tensor) -> Tensor:
+        """The loss of each row, see `Objective.weigh`."""
+        rows = softplus(total - target)
         if self.focal:
             rows = rows * (-torch.expm1(-rows.detach())) ** self.focal
         return over_scale(rows, self.loss_weight, scale)

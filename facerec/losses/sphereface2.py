@@ -15,6 +15,7 @@ from facerec.losses.base import (
     CosineEps,
     Margin,
     Objective,
+    Reduction,
     Scale,
     Warmup,
     angle,
@@ -23,7 +24,6 @@ from facerec.losses.base import (
     softplus,
 )
 from facerec.losses.softmax import LossWeight, over_scale
-from facerec.parallel import ClassShard
 
 
 def balance_bias(weight_ratio: float, margin: Margin) -> float:
@@ -180,6 +180,8 @@ class WeightedBinaryCrossEntropy(Objective):
         "bias_init": Choice(("balance", "zero", "constant")),
     }
     term: ClassVar[str] = "weighted_binary"
+    reduction: ClassVar[Reduction] = "softplus"
+    bias_sign: ClassVar[Literal[-1, 1]] = 1
     bias_is_threshold: ClassVar[bool] = False  # it is added, to warped cosines
 
     def __init__(
@@ -211,12 +213,8 @@ class WeightedBinaryCrossEntropy(Objective):
         self.bias = nn.Parameter(torch.full((1,), bias))
         return bias
 
-    def shift(self, logits: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        """Adds the bias, see `Objective.shift`."""
-        return logits if bias is None else logits + bias
-
-    def combine(self, target: Tensor, others: Tensor, shard: ClassShard, scale: Tensor) -> Tensor:
-        """The loss of each row, see `Objective.combine`."""
+    def weigh(self, target: Tensor, total: Tensor, scale: Tensor) -> Tensor:
+        """The loss of each row, see `Objective.weigh`."""
         positive = self.positive_weight * softplus(-target)
-        negative = (1.0 - self.positive_weight) * shard.sum(softplus(others))
-        return over_scale(positive + negative, self.loss_weight, scale)
+        rows = positive + (1.0 - self.positive_weight) * total
+        return over_scale(rows, self.loss_weight, scale)

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from facerec.domains import Choice, Domain, LogUniform, Uniform
 from facerec.losses.arguments import Interval
-from facerec.losses.base import CosineEps, Margin, Scale, Warmup, angle, clamped, of_slope_one
+from facerec.losses.base import (
+    CosineEps,
+    Margin,
+    Scale,
+    Warmup,
+    angle,
+    clamped,
+    of_slope_one,
+    reach,
+)
 from facerec.losses.sphereface import monotone
 
 
@@ -92,6 +101,13 @@ class SphereFaceR(Margin):
         if self.gradient == "exact":
             return self._harder(cos)
         return of_slope_one(cos, self._harder)
+
+    @property
+    def others_limit(self) -> float | None:
+        """Where others are cut off, see `Margin.others_limit`."""
+        if self.variant == "v2" or (self.gradient == "detached" and self.cosine_eps):
+            return None
+        return reach(self.cosine_eps)
 
     def others(self, cos: Tensor, target_cos: Tensor, norm: Tensor) -> Tensor:
         """The cosines of the rest, nearer in `v2`, see `Margin.others`."""

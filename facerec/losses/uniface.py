@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from facerec.domains import Choice, Domain, LogUniform, Uniform
 from facerec.losses.arguments import Interval
-from facerec.losses.base import Margin, Objective, softplus
+from facerec.losses.base import Margin, Objective, Reduction, softplus
 from facerec.losses.sphereface2 import balance_bias
-from facerec.parallel import ClassShard
 
 BiasInit = Literal[
     "zero",
@@ -71,6 +70,7 @@ class UnifiedCrossEntropy(Objective):
         "negative_weight": Uniform(0.1, 1.0),
     }
     term: ClassVar[str] = "unified"
+    reduction: ClassVar[Reduction] = "softplus"
     started: Tensor
 
     def __init__(
@@ -145,9 +145,9 @@ class UnifiedCrossEntropy(Objective):
         """Whether `logsumexp` has not yet seen a batch."""
         return self.bias_init == "logsumexp" and not bool(self.started)
 
-    def start_from(self, others: Tensor, shard: ClassShard) -> Tensor:
+    def start_from(self, total: Tensor) -> Tensor:
         """The bias from the first batch, see `Objective.start_from`."""
-        mean = shard.logsumexp(others.detach()).mean()
+        mean = total.mean()
         # A batch without any other class says nothing; a bias of -inf would stay for ever.
         ready = torch.isfinite(mean)
         self.started.copy_(ready)
@@ -157,14 +157,9 @@ class UnifiedCrossEntropy(Objective):
         """Twice the scale where logits are clipped to it, see `Objective.bias_limit`."""
         return 2.0 * scale if self.clips else super().bias_limit(scale)
 
-    def shift(self, logits: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        """Subtracts the bias and clips, see `Objective.shift`."""
-        shifted = logits if bias is None else logits - bias
-        return shifted.clamp(-scale, scale) if self.clips else shifted
-
-    def combine(self, target: Tensor, others: Tensor, shard: ClassShard, scale: Tensor) -> Tensor:
-        """The loss of each row, see `Objective.combine`."""
-        return softplus(-target) + self.negative_weight * shard.sum(softplus(others))
+    def weigh(self, target: Tensor, total: Tensor, scale: Tensor) -> Tensor:
+        """The loss of each row, see `Objective.weigh`."""
+        return softplus(-target) + self.negative_weight * total
 
 
 class BinaryCrossEntropy(UnifiedCrossEntropy):

@@ -84,14 +84,14 @@ class SampleToSample(Regularizer):
             masked = own.put_(logits.detach().masked_fill(~seen, -torch.inf), -torch.inf)
             assert objective.bias is not None
             with torch.no_grad():
-                objective.bias.fill_(objective.start_from(masked, shard))
+                objective.bias.fill_(objective.start_from(shard.logsumexp(masked)))
         bias = None if objective.bias is None else shard.share(objective.bias)
         shifted = objective.shift(logits, scale, bias)
         known = own.take(seen.to(x.dtype).expand_as(shifted))
         target, known = shard.all(torch.stack([own.take(shifted), known]))
         target = target.masked_fill(known == 0, torch.inf)
         others = own.put_(shifted.masked_fill(~seen, -torch.inf), -torch.inf)
-        rows = objective.combine(target, others, shard, scale)
+        rows = objective.weigh(target, objective.reduced(others, shard), scale)
         return self.pair_weight * rows.mean()
 
     def after(self, head: HeadView, x: Tensor, labels: Tensor) -> None:

@@ -167,6 +167,7 @@ def _sweep(sweep: Any, given: Options) -> None:
         resume=begun,
         workers=given.workers,
         gpus_per_worker=given.gpus_per_worker,
+        pack=given.pack,
         storage=given.storage,
         address=given.address,
         sampler=given.sampler,

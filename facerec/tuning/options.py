@@ -31,6 +31,7 @@ class Options:
         warm_start: Folders of earlier sweeps, whose trials the sampler is told.
         workers: Training processes per trial; None keeps the sweep's own number.
         gpus_per_worker: Accelerators of each process: a whole number, or a share of one.
+        pack: Whether the share is chosen by predicted memory instead (`facerec.tuning.packing`).
         storage: Folder that the sweep's folder is made in.
         address: Ray cluster to join; empty starts one on this machine.
         sampler: `tpe` or `random`; None is tpe, or what a resumed sweep began with.
@@ -47,6 +48,7 @@ class Options:
     warm_start: tuple[Path, ...] = ()
     workers: int | None = None
     gpus_per_worker: float = 1.0
+    pack: bool = False
     storage: Path = Path("results")
     address: str = ""
     sampler: str | None = None
@@ -108,7 +110,9 @@ def read(name: str, words: Sequence[str] | None = None, *, losses: bool = False)
     parser.add_argument("--workers", metavar="N", help="training processes per trial")
     shares = parser.add_mutually_exclusive_group()
     shares.add_argument("--gpus-per-worker", metavar="G", help="accelerators of each process")
-    shares.add_argument("--trials-per-gpu", metavar="N", help="trials that share an accelerator")
+    shares.add_argument(
+        "--trials-per-gpu", metavar="N|auto", help="trials that share an accelerator"
+    )
     parser.add_argument("--storage", type=Path, default=Path("results"), metavar="DIR")
     parser.add_argument("--address", default="", metavar="A", help="Ray cluster to join")
     parser.add_argument("--sampler", metavar="|".join(SAMPLERS), help="how settings are chosen")
@@ -130,6 +134,7 @@ def read(name: str, words: Sequence[str] | None = None, *, losses: bool = False)
         warm_start=() if losses else tuple(found.warm_start),
         workers=_whole("--workers", found.workers),
         gpus_per_worker=_share(found.gpus_per_worker, found.trials_per_gpu),
+        pack=found.trials_per_gpu == "auto",
         storage=found.storage,
         address=found.address,
         sampler=found.sampler,
@@ -140,7 +145,9 @@ def read(name: str, words: Sequence[str] | None = None, *, losses: bool = False)
 
 def _share(each: str | None, trials: str | None) -> float:
     """Accelerators of a process, from either option that says so."""
-    number = _whole("--trials-per-gpu", trials)
+    if trials is not None and trials != "auto" and not trials.lstrip("-").isdecimal():
+        raise ConfigError(f"--trials-per-gpu {trials}: takes a whole number, 1 or more, or auto")
+    number = None if trials == "auto" else _whole("--trials-per-gpu", trials)
     if number is not None:
         if number < 1:
             raise ConfigError(f"--trials-per-gpu {number}: takes 1 or more")

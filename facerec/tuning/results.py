@@ -19,12 +19,13 @@ import pandas as pd
 
 from facerec.config import ConfigError
 from facerec.data.writer import write_bytes
+from facerec.planning.meter import POSSIBLE, PREFIX
 
 RUNS, CONFIRM_RUNS = "checkpoints", "checkpoints/confirm"
 VERDICT = "verdict.json"
 STATUSES = ("completed", "stopped", "diverged", "failed", "running")
 # Columns of a history that are no evaluation.
-_COUNTERS = ("epoch", "step", "images", "loss", "seconds", "images_per_second")
+_COUNTERS = ("epoch", "step", "images", "loss", "seconds", "images_per_second", POSSIBLE)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def trials_table(
         name
         for row in rows
         for name in row["metrics"]
-        if name not in _COUNTERS and not name.startswith(("loss.", "train."))
+        if name not in _COUNTERS and not name.startswith(("loss.", "train.", PREFIX))
     )
     table: dict[str, Any] = {
         "trial": pd.array([row["number"] for row in rows], dtype="int64"),

@@ -80,6 +80,7 @@ def run(
     warm_start: Sequence[str | os.PathLike[str]] = (),
     workers: int | None = None,
     gpus_per_worker: float = 1.0,
+    pack: bool = False,
     storage: str | os.PathLike[str] = "results",
     address: str = "",
     sampler: str | None = None,
@@ -98,6 +99,8 @@ def run(
         warm_start: Folders of earlier sweeps, whose trials the sampler is told.
         workers: Training processes per trial; None keeps the sweep's own number.
         gpus_per_worker: Accelerators of each process, or its share of one; where there are any.
+        pack: Whether as many trials share an accelerator as predicted memory allows; wins over
+            `gpus_per_worker`.
         storage: Folder that the sweep's folder is made in.
         address: Ray cluster to join; empty starts one on this machine.
         sampler: `tpe` or `random`; None is tpe, or what a resumed sweep began with.
@@ -122,6 +125,7 @@ def run(
         warm_start=tuple(Path(folder) for folder in warm_start),
         workers=workers,
         gpus_per_worker=gpus_per_worker,
+        pack=pack,
         storage=Path(storage),
         address=address,
         sampler=sampler,

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from facerec.config import ConfigError
-from facerec.tuning import cluster, confirm, confirm_plot, folder, judgement, report, results
+from facerec.tuning import (
+    cluster,
+    confirm,
+    confirm_plot,
+    folder,
+    judgement,
+    packing,
+    report,
+    results,
+)
 from facerec.tuning.journal import repair
 from facerec.tuning.options import Options
 from facerec.tuning.results import Results
@@ -142,15 +151,18 @@ def _train(
     shutil.rmtree(stage.folder / "ray", ignore_errors=True)  # Ray's own notes: a cache
     try:
         with cluster.running(chosen.address, gpus=not chosen.smoke) as up:
+            share, packed = chosen.gpus_per_worker, ""
+            if chosen.pack:
+                share, packed = packing.share_of(sweep, up.gpus)
             slots = cluster.plan(
                 up.cpus,
                 up.gpus,
                 workers=sweep.workers,
                 trials=searcher.total,  # the same threads before and after an interruption
                 sampler=stage.sampler,
-                share=chosen.gpus_per_worker,
+                share=share,
             )
-            report.console().print(f"{heading(up)}\n{_machine(up, slots)}")
+            report.console().print(f"{heading(up)}\n{_machine(up, slots, packed)}")
             job = Job(
                 sweep.base, stage.folder.resolve(), stage.name, sweep.metric, slots, stage.runs
             )
@@ -200,13 +212,14 @@ def _dashboard(up: cluster.Cluster, name: str) -> str:
     )
 
 
-def _machine(up: cluster.Cluster, slots: cluster.Slots) -> str:
+def _machine(up: cluster.Cluster, slots: cluster.Slots, packed: str = "") -> str:
     each = f"{slots.threads} thread{'s' if slots.threads > 1 else ''}"
     if slots.workers > 1:
         each = f"{slots.workers} workers each, {each} per worker"
     if slots.gpu and slots.gpu != 1:
         each += f", {slots.gpu:g} GPUs per process"
+    packed = packed and f"\n           {packed}"
     return (
         f"machine    {sum(up.cpus):g} cores, {sum(up.gpus):g} GPUs: {slots.count} "
-        f"trial{'s' if slots.count > 1 else ''} at a time, {each}"
+        f"trial{'s' if slots.count > 1 else ''} at a time, {each}{packed}"
     )

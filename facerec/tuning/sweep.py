@@ -91,7 +91,7 @@ class Sweep:
             raise ConfigError(
                 f"space: {key} = {domain!r}: takes Uniform, LogUniform, IntUniform or Choice"
             )
-        for value in _extremes(domain):
+        for value in extremes(domain):
             try:
                 self.config({key: value})
             except ConfigError as error:
@@ -111,7 +111,7 @@ class Sweep:
         self.config(point)
 
 
-def _extremes(domain: Domain) -> Iterator[Scalar]:
+def extremes(domain: Domain) -> Iterator[Scalar]:
     """Values that show whether a key takes all of a domain: its ends and one between."""
     match domain:
         case Choice(options):

@@ -25,7 +25,7 @@ from facerec import checkpoint
 from facerec.config import ConfigError, TrainConfig, override
 from facerec.data.shards import DataError
 from facerec.train import Diverged, train
-from facerec.tuning import results
+from facerec.tuning import alone, results
 from facerec.tuning.cluster import Slots
 from facerec.tuning.messages import (
     ACCIDENT,
@@ -80,14 +80,14 @@ def trainable(job: Job) -> Any:
     """Give Tune's function for the sweep's trials, with the resources of one trial."""
     slots = job.slots
 
-    def alone(config: dict[str, Any]) -> None:
-        _guarded(lambda: _train(job, config, tune.report), tune.report)
+    def single(config: dict[str, Any]) -> None:
+        _guarded(lambda: _train_in_place(job, config, tune.report), tune.report)
 
     def together(config: dict[str, Any]) -> None:
         _guarded(lambda: _train_together(job, config), tune.report)
 
     if slots.workers == 1:
-        return tune.with_resources(alone, slots.each)
+        return tune.with_resources(single, slots.each)
     # The workers stand in a placement group of their own; the driver takes next to nothing.
     return tune.with_resources(together, {"CPU": DRIVER_CPU})
 
@@ -133,6 +133,20 @@ class _WorkerAccident(RuntimeError):
     """What a Ray Train worker said before it ended."""
 
 
+def _train_in_place(job: Job, setting: Mapping[str, Any], send: Send) -> None:
+    """Train where other trials train too; once out of memory, without them."""
+    if not 0 < job.slots.gpu < 1:
+        _train(job, setting, send)
+        return
+    run, device = job.run(setting["number"]), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    with alone.place(job.folder, run, device):
+        try:
+            _train(job, setting, send)
+        except torch.OutOfMemoryError:
+            alone.mark(run)
+            raise
+
+
 def _train(job: Job, setting: Mapping[str, Any], send: Send, *, first: bool = True) -> None:
     """Train in this process; where several do, each calls it, and the first one sends."""
     if not job.slots.gpu:
@@ -146,13 +160,13 @@ def _train(job: Job, setting: Mapping[str, Any], send: Send, *, first: bool = Tr
         sent.update(metrics)
         send(_message(job, metrics))
 
-    config, newest = override(job.base, changes), checkpoint.latest(run)
+    config, begun = override(job.base, changes), checkpoint.latest(run) is not None
     try:
-        final = train(config, run=run, report=report, resume_from=newest)
+        final = train(config, run=run, report=report, resume_from=run if begun else None)
     except ConfigError:
-        if newest is None:
+        if not begun:
             raise
-        if first:  # a damaged checkpoint: from the start, then
+        if first:  # no whole checkpoint is left: from the start, then
             shutil.rmtree(run, ignore_errors=True)
         final = train(config, run=run, report=report)
     if not first:

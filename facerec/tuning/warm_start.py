@@ -20,7 +20,7 @@ from facerec.tuning import results
 from facerec.tuning.sweep import Sweep
 
 # What a score does not depend on; data is compared by its hashes.
-_FREE = ("seed", "checkpoint.every", *folders.PLACES)
+_FREE = ("seed", "checkpoint.every", "compile", "deterministic", *folders.PLACES)
 # What older sweeps do not name was as it is by default.
 _UNNAMED = {f"data.{key}": value for key, value in flatten(DataConfig()).items()}
 _USED = ("completed", "stopped", "diverged")

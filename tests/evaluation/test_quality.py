@@ -317,7 +317,8 @@ def sure(toy_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for parameter in head.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
     optimizer: Any = SimpleNamespace(state={})  # has not made a step
-    checkpoint.save(run, checkpoint.Progress(step=1), backbone, head, optimizer)
+    with checkpoint.Saver(run, backbone, head, optimizer) as saver:
+        saver.save(checkpoint.Progress(step=1))
     return run
 
 

@@ -231,7 +231,8 @@ def test_loss_weight_over_the_norm_is_a_constant_that_short_rows_do_not_blow_up(
 def test_focal_of_a_certain_row_is_zero_and_has_no_gradient() -> None:
     target = torch.tensor([900.0, torch.inf], requires_grad=True)
     others: Tensor = torch.tensor([[-torch.inf, 0.0], [1.0, 2.0]])
-    rows = Softmax(focal=0.5).combine(target, others, ClassShard(2), torch.tensor(1.0))
+    objective = Softmax(focal=0.5)
+    rows = objective.weigh(target, objective.reduced(others, ClassShard(2)), torch.tensor(1.0))
     (slope,) = torch.autograd.grad(rows.sum(), target)
     assert rows.tolist() == [0.0, 0.0]
     assert slope.tolist() == [0.0, 0.0]

@@ -166,7 +166,7 @@ def test_the_bias_is_added() -> None:
 def test_without_a_loss_weight_nothing_is_divided() -> None:
     target, others = torch.tensor([2.0]), torch.tensor([[-torch.inf, -1.0]])
     objective = WeightedBinaryCrossEntropy(positive_weight=0.6, loss_weight=None)
-    rows = objective.combine(target, others, ClassShard(2), torch.tensor(40.0))
+    rows = objective.weigh(target, objective.reduced(others, ClassShard(2)), torch.tensor(40.0))
     assert float(rows) == pytest.approx(0.6 * log1pexp(-2) + 0.4 * log1pexp(-1), rel=1e-6)
 
 

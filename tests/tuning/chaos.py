@@ -37,7 +37,10 @@ if __name__ == "__main__":
     main(small_sweep(base, space=space, trials={trials}, early_stop=False))
 """
 # What a disturbance may change: times, and what counts disturbances.
-_MAY_DIFFER = ("seconds", "images_per_second", "commit", "accidents")
+_MAY_DIFFER = (
+    *("seconds", "images_per_second", "commit", "accidents", "possible_images_per_second"),
+    *("bound_by", "bound.compute", "bound.memory", "bound.communication", "bound.decode"),
+)
 
 
 @dataclass(frozen=True)
