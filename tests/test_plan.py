@@ -138,6 +138,7 @@ def planned(changes: dict[str, object], **given: object) -> Forecast:
     return forecast.forecast(config, rates=rates, **values)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_comes_with_changes_that_do() -> None:
     crowded = planned({"backbone.name": "mobilefacenet", "data.cache": "memory"}, room=20e9)
     assert crowded.memory.total > 18e9

@@ -247,6 +247,7 @@ def test_half_precision_resumes_with_its_scale(toy_shards: Path, tmp_path: Path)
         train(again, run=tmp_path / "none", report=silent, resume_from=tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_a_scale_that_collapses_is_typed(
     toy_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,6 +203,7 @@ def test_both_optimizers_resume(toy_shards: Path, tmp_path: Path, name: str) -> 
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_bf16_autocast_trains(toy_shards: Path) -> None:
     metrics = train(toy_config(toy_shards, epochs=1, precision="bf16"), report=silent)
     assert math.isfinite(metrics["loss"])

@@ -43,6 +43,7 @@ PUBLISHED = {
 Cost = tuple[int, int]  # parameters, multiply-adds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_multiply_adds_are_the_published_ones(name: str) -> None:
     assert multiply_adds(on_meta(name)) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.03)

@@ -86,6 +86,7 @@ def test_zero_embeddings_have_a_finite_loss_and_a_small_gradient(loss: str, args
     assert float(step(head, x, torch.tensor([0, 1]))[1].abs().max()) <= 1
 
 
+@pytest.mark.slow
 @EVERY
 def test_half_precision_around_the_head_changes_only_the_input(loss: str, args: Args) -> None:
     for half in (torch.bfloat16, torch.float16):
@@ -108,6 +109,7 @@ def test_one_row_and_one_class(loss: str, args: Args) -> None:
         assert_finite(head, torch.randn(4, SIZE), torch.tensor([0, 3, 1, 3]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", COMPOSABLE)
 @pytest.mark.parametrize("regularizer", REGULARIZERS)
 def test_the_whole_product_is_finite(loss: str, regularizer: str) -> None:
