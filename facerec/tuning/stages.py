@@ -21,6 +21,7 @@ from facerec.tuning import (
     confirm_plot,
     folder,
     judgement,
+    nodes,
     packing,
     report,
     results,
@@ -151,6 +152,12 @@ def _train(
     shutil.rmtree(stage.folder / "ray", ignore_errors=True)  # Ray's own notes: a cache
     try:
         with cluster.running(chosen.address, gpus=not chosen.smoke) as up:
+            if sweep.workers > 1 and not up.dashboard:
+                raise ConfigError(
+                    f"--workers {sweep.workers}: the cluster at {chosen.address} has no dashboard, "
+                    "of which Ray Train asks whose cores are free again; start it with "
+                    "ray start --head --include-dashboard=true, or give --workers 1"
+                )
             share, packed = chosen.gpus_per_worker, ""
             if chosen.pack:
                 share, packed = packing.share_of(sweep, up.gpus)
@@ -163,8 +170,15 @@ def _train(
                 share=share,
             )
             report.console().print(f"{heading(up)}\n{_machine(up, slots, packed)}")
+            path = stage.folder.resolve()
             job = Job(
-                sweep.base, stage.folder.resolve(), stage.name, sweep.metric, slots, stage.runs
+                sweep.base,
+                path,
+                stage.name,
+                sweep.metric,
+                slots,
+                stage.runs,
+                nodes.digest(path / folder.RECORD) if up.joined else "",
             )
             search(job, searcher, stage.tables, joined=up.joined)
     finally:

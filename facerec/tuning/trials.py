@@ -25,8 +25,9 @@ from facerec import checkpoint
 from facerec.config import ConfigError, TrainConfig, override
 from facerec.data.shards import DataError
 from facerec.train import Diverged, train
-from facerec.tuning import alone, results
+from facerec.tuning import alone, nodes, results
 from facerec.tuning.cluster import Slots
+from facerec.tuning.folder import RECORD
 from facerec.tuning.messages import (
     ACCIDENT,
     DETAIL,
@@ -53,6 +54,8 @@ class Job:
         metric: What is maximised.
         slots: How the machine is shared.
         runs: Where the run folders are, relative to the sweep's folder.
+        record: The digest of the sweep's record, by which other nodes know that they see the same
+            folder; empty where there are none.
     """
 
     base: TrainConfig
@@ -61,6 +64,7 @@ class Job:
     metric: str
     slots: Slots
     runs: str = results.RUNS
+    record: str = ""
 
     def run(self, number: int) -> Path:
         """Give the run folder of a trial."""
@@ -93,6 +97,7 @@ def trainable(job: Job) -> Any:
 
 
 DRIVER_CPU = 0.01
+_A_WEEK = 7 * 24 * 3600  # seconds
 
 
 def _guarded(work: Callable[[], None], send: Send) -> None:
@@ -151,6 +156,8 @@ def _train(job: Job, setting: Mapping[str, Any], send: Send, *, first: bool = Tr
     """Train in this process; where several do, each calls it, and the first one sends."""
     if not job.slots.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if job.record:
+        nodes.check_sight(job.folder / RECORD, job.record, job.base)
     torch.set_num_threads(job.slots.threads)
     changes = {key: value for key, value in setting.items() if key != "number"}
     run = job.run(setting["number"])
@@ -203,6 +210,9 @@ def _train_together(job: Job, setting: Mapping[str, Any]) -> None:
 
     from facerec.tuning.rendezvous import OwnAddress
 
+    # Ray Train would give up after a minute, and the trial be lost to accidents before a node is
+    # back: how long it waits for room is up to `facerec.tuning.waiting`.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_A_WEEK))
     mailbox = Queue(actor_options={"num_cpus": 0})
     slots = job.slots
 

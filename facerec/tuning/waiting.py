@@ -1,4 +1,4 @@
-"""Trials that wait for room: named within a minute, and given up where none can ever come.
+"""Trials that wait for room: named within a minute, and given up where none is likely to come.
 
 Ray itself waits without a word. A trial waits where it has not begun (Tune has not started it, or
 Ray Train not its workers) and a placement group of just its size is pending.
@@ -17,6 +17,7 @@ from facerec.tuning.cluster import Slots
 from facerec.tuning.trials import DRIVER_CPU, Job
 
 PATIENCE = 60.0  # seconds until a trial without room is named; twice that, and it is given up
+ABSENCE = 600.0  # seconds that a lost node of a cluster may take to come back
 _LOOK = 5.0  # seconds between two looks
 _AGAIN = 600.0  # seconds between two lines about the same trial
 _WAITING = ("PENDING", "RESCHEDULING")  # the latter after its node was lost
@@ -38,6 +39,11 @@ class Waiting:
         self._looked = -_LOOK
         self._since: dict[str, float] = {}
         self._told: dict[str, float] = {}
+        self._before: dict[int, int] = {}
+
+    def starts(self, trial: Any) -> None:
+        """Note that Tune starts a trial, for the first time or again."""
+        self._before[trial.config["number"]] = self._written(trial)
 
     def look(self, trials: Sequence[Any]) -> tuple[list[str], str]:
         """Look for trials that wait; costs nothing where it was done a moment ago.
@@ -72,15 +78,20 @@ class Waiting:
         self._told |= dict.fromkeys(new, now)
         return [
             f"{title}  has waited {now - self._since[title]:.0f} s for {self._need()}; "
-            f"{self._free()}"
+            f"{self._free()}{self._hope(now - self._since[title])}"
             for title in new
         ]
 
     def _never(self, late: Sequence[str], now: float) -> str:
         """Why none can run where none does; empty where one may get room yet."""
-        if not fits(self._job.slots, self._nodes()):
+        slots, waited = self._job.slots, now - self._since[late[0]]
+        if (room := places(slots, self._nodes())) < slots.workers:
+            if self._joined and waited < ABSENCE:
+                return ""
             why = "no node is left that has it"
-        elif self._joined or now - self._since[late[0]] < 2 * PATIENCE:
+            if room:
+                why = f"the nodes that are left have room for {room} of its {slots.workers} workers"
+        elif self._joined or waited < 2 * PATIENCE:
             return ""
         else:
             why = f"nothing of this sweep runs, and {self._free()}"
@@ -88,6 +99,16 @@ class Waiting:
             f"{late[0]} cannot start: it takes {self._need()}, and {why}; run it where "
             "there is room (--resume, if it had begun), or give fewer --workers, or a smaller "
             "--gpus-per-worker"
+        )
+
+    def _hope(self, waited: float) -> str:
+        """How long it waits for a node, where those that are left cannot hold it."""
+        slots = self._job.slots
+        if not self._joined or (room := places(slots, self._nodes())) >= slots.workers:
+            return ""
+        return (
+            f"; the nodes that are left have room for {room} of {slots.workers} workers, and "
+            f"without another the sweep ends in {max(ABSENCE - waited, 0.0):.0f} s"
         )
 
     def _need(self) -> str:
@@ -114,21 +135,26 @@ class Waiting:
         )
 
     def _has_begun(self, trial: Any) -> bool:
-        """Whether its workers have written the run's config since Tune started it."""
-        config = self._job.run(trial.config["number"]) / "config.json"
-        began = trial.run_metadata.start_time or 0
-        return bool(config.exists() and config.stat().st_mtime >= began)
+        """Whether its workers have written the run's config since Tune started it (last)."""
+        return self._written(trial) != self._before.get(trial.config["number"], 0)
+
+    def _written(self, trial: Any) -> int:
+        """When the run's config was written, by its file system's clock; 0 where it was not."""
+        try:
+            config = self._job.run(trial.config["number"]) / "config.json"
+            return config.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
 
-def fits(slots: Slots, nodes: Sequence[Mapping[str, float]]) -> bool:
-    """Whether nodes hold one trial when nothing else is on them.
+def places(slots: Slots, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Count the processes of a trial that nodes hold when nothing else is on them.
 
     Args:
         slots: What a trial takes.
         nodes: Resources of each node.
     """
-    places = (
+    return sum(
         min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in slots.each.items())
         for node in nodes
     )
-    return sum(places) >= slots.workers

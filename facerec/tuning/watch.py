@@ -19,6 +19,7 @@ from facerec import history
 from facerec.tuning import report, results
 from facerec.tuning.board import Board
 from facerec.tuning.messages import METRICS, OUTCOME
+from facerec.tuning.nodes import Nodes
 from facerec.tuning.search import JournalSearcher, kept
 from facerec.tuning.trials import Job
 from facerec.tuning.waiting import Waiting
@@ -116,7 +117,10 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types
         self._job, self._searcher, self._tables = job, searcher, tables
         self._console = report.console()
         self._waiting = Waiting(job, joined=joined)
+        self._nodes = Nodes() if joined else None
         self._spoken: dict[int, float] = {}
+        self._epochs: dict[int, float] = {}  # that each trial has reached, and
+        self._reached: dict[int, float] = {}  # had at its last accident
         self._begun, self._written = False, -math.inf  # since the tables were written, and when
         self._board = ray.remote(num_cpus=0)(Board).options(name=job.name).remote()
 
@@ -126,6 +130,8 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types
         if self._begun and time.monotonic() - self._written > _STALE:
             self._write()
         lines, never = self._waiting.look(trials)
+        if self._nodes is not None:
+            lines = [*self._nodes.look(), *lines]
         for line in lines:
             self._console.print(line)
         if never:
@@ -135,6 +141,7 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Name the trial; the tables list it as running in a moment."""
         title = self._job.title(trial.config)
+        self._waiting.starts(trial)
         self._board.trial.options(name=title).remote(title)
         self._spoken[trial.config["number"]] = time.monotonic()
         self._begun = True
@@ -152,6 +159,7 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types
             f"{self._job.metric} {metrics[self._job.metric]:.4f}  loss {metrics['loss']:.3f}"
         )
         title, number = self._job.title(trial.config), trial.config["number"]
+        self._epochs[number] = metrics["epoch"]
         self._board.tell.remote(title, text, False)
         if time.monotonic() - self._spoken.get(number, 0.0) > _QUIET:
             self._spoken[number] = time.monotonic()
@@ -159,8 +167,16 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types
 
     @kept
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say that a trial met an accident and runs again."""
+        """Say that a trial met an accident and runs again.
+
+        Only accidents without an epoch between them make it fail: nodes may be lost for ever.
+        """
         self._searcher.on_trial_recover(trial.trial_id)
+        number = trial.config["number"]
+        epoch = self._epochs.get(number, 0.0)
+        if epoch > self._reached.get(number, 0):
+            self._reached[number] = epoch
+            trial.run_metadata.num_failures = 0
         self._console.print(f"{self._job.title(trial.config)}  met an accident, runs again")
 
     @kept

@@ -37,7 +37,7 @@ if __name__ == "__main__":
     main(small_sweep(base, space=space, trials={trials}, early_stop=False))
 """
 # What a disturbance may change: times, and what counts disturbances.
-_MAY_DIFFER = (
+MAY_DIFFER = (
     *("seconds", "images_per_second", "commit", "accidents", "possible_images_per_second"),
     *("bound_by", "bound.compute", "bound.memory", "bound.communication", "bound.decode"),
 )
@@ -157,14 +157,14 @@ class Disturbed:
             )
         finally:
             torch.set_num_threads(threads)
-        shared = [name for name in metrics if name in row.index and name not in _MAY_DIFFER]
+        shared = [name for name in metrics if name in row.index and name not in MAY_DIFFER]
         assert "val.tar" in shared
         for name in shared:
             np.testing.assert_equal(row[name], metrics[name], name)
 
 
 def _assert_same(found: pd.DataFrame, wanted: pd.DataFrame) -> None:
-    columns = [name for name in wanted if name in found and name not in _MAY_DIFFER]
+    columns = [name for name in wanted if name in found and name not in MAY_DIFFER]
     pd.testing.assert_frame_equal(
         found[columns].reset_index(drop=True), wanted[columns], check_exact=True
     )

@@ -12,7 +12,7 @@ import pytest
 from facerec.tuning import waiting
 from facerec.tuning.cluster import Slots
 from facerec.tuning.trials import Job
-from facerec.tuning.waiting import PATIENCE, Waiting, fits
+from facerec.tuning.waiting import ABSENCE, PATIENCE, Waiting, places
 from tests.tuning.conftest import small_sweep
 
 
@@ -75,12 +75,13 @@ def test_a_trial_without_room_is_named_within_a_minute(machine: Machine, tmp_pat
         (False, [{"CPU": 2.0}], 1, ""),
         (False, [{"CPU": 2.0}], 2, "nothing of this sweep runs, and free are 0.5 of 2 CPU"),
         (True, [{"CPU": 2.0}], 9, ""),  # others may give back what they hold
-        (True, [{"CPU": 0.5}], 1, "no node is left that has it"),
+        (True, [{"CPU": 0.5}], 9, ""),  # a node that was lost may come back
+        (True, [{"CPU": 0.5}], ABSENCE / PATIENCE, "no node is left that has it"),
         (False, [], 1, "no node is left that has it"),
     ],
 )
 def test_it_is_given_up_where_no_room_can_come(
-    joined: bool, nodes: Any, after: int, why: str, machine: Machine, tmp_path: Path
+    joined: bool, nodes: Any, after: float, why: str, machine: Machine, tmp_path: Path
 ) -> None:
     watch = Waiting(job(tmp_path), joined=joined, clock=lambda: machine.now)
     machine.nodes = nodes
@@ -123,14 +124,39 @@ def test_workers_that_ray_train_cannot_place_are_seen(machine: Machine, tmp_path
     assert never == ""
 
 
+def test_a_trial_that_lost_a_node_says_what_is_left(machine: Machine, tmp_path: Path) -> None:
+    watch = Waiting(job(tmp_path, workers=2), joined=True, clock=lambda: machine.now)
+    lost = trial(0, "RUNNING")
+    machine.pending(0)
+    watch.starts(lost)
+    begun = tmp_path / "checkpoints" / "0" / "config.json"
+    begun.parent.mkdir(parents=True)
+    begun.write_text("{}")
+    assert looked(watch, machine, [lost], 0) == ([], "")
+    watch.starts(lost)  # again: what was written belongs to the first time
+    machine.nodes = [{"CPU": 1.0}]
+    machine.pending(1, {"CPU": 0.95}, {"CPU": 0.95})
+    looked(watch, machine, [lost], 10)
+    (line,), never = looked(watch, machine, [lost], 10 + PATIENCE)
+    assert line == (
+        "small-000  has waited 60 s for 2 x 0.95 CPU; free are 0.5 of 1 CPU; the nodes that are "
+        "left have room for 1 of 2 workers, and without another the sweep ends in 540 s"
+    )
+    assert never == ""
+    never = looked(watch, machine, [lost], 10 + ABSENCE)[1]
+    assert "takes 2 x 0.95 CPU, and the nodes that are left have room for 1 of its 2" in never
+    os.utime(begun, ns=(0, 0))  # as the workers do that found room
+    assert looked(watch, machine, [lost], 30 + ABSENCE) == ([], "")
+
+
 @pytest.mark.parametrize(
-    ("slots", "nodes", "fit"),
+    ("slots", "nodes", "room"),
     [
-        (Slots(1, 1, 2, 0.0), [{"CPU": 1.0}, {"CPU": 1.0}], False),
-        (Slots(1, 2, 1, 0.0), [{"CPU": 1.0}, {"CPU": 1.0}], True),
-        (Slots(1, 1, 1, 0.3333), [{"CPU": 1.0, "GPU": 1.0}], True),
-        (Slots(1, 3, 1, 1.0), [{"CPU": 9.0, "GPU": 2.0}, {"CPU": 9.0}], False),
+        (Slots(1, 1, 2, 0.0), [{"CPU": 1.0}, {"CPU": 1.0}], 0),
+        (Slots(1, 2, 1, 0.0), [{"CPU": 1.0}, {"CPU": 1.0}], 2),
+        (Slots(1, 1, 1, 0.3333), [{"CPU": 1.0, "GPU": 1.0}], 1),
+        (Slots(1, 3, 1, 1.0), [{"CPU": 9.0, "GPU": 2.0}, {"CPU": 9.0}], 2),
     ],
 )
-def test_a_trial_fits_nodes_or_not(slots: Slots, nodes: Any, fit: bool) -> None:
-    assert fits(slots, nodes) is fit
+def test_how_many_places_nodes_have(slots: Slots, nodes: Any, room: int) -> None:
+    assert places(slots, nodes) == room
