@@ -1,9 +1,10 @@
-"""Two choices of the training step, as ratios within one run: layout, and where to augment.
+"""Choices of the training step, as ratios within one run: layout, images, optimizer, scaling.
 
 python benchmarks/training_step.py
 
-Each pair of variants runs in turns, one thread, batch 64; written are the medians of 15 turns and
-the ratio of each pair, to docs/benchmarks/training_step.json with hardware and commit.
+Each pair of variants runs in turns, one thread, batch 64 (`iresnet18`: 8); written are the medians
+of 15 turns and the ratio of each pair, to docs/benchmarks/training_step.json with hardware and
+commit. The whole step, against loops as others write them, is `benchmarks/train.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from hardware import processor
+from torch import nn
 
 from facerec import backbones
 from facerec.backbones.base import shrink
@@ -36,24 +39,54 @@ def main() -> None:
     torch.manual_seed(1)
     pixels = torch.randint(0, 256, (BATCH, 112, 112, 3), dtype=torch.uint8)
     images = normalise(pixels)
+    planes = images.contiguous()
+    # Each column of the matrix is a stripe, shrunk.
+    stripes = torch.eye(112).view(112, 1, 112, 1).expand(-1, -1, -1, 112)
+    matrix = F.interpolate(stripes, size=64, mode="area")[:, 0, :, 0].T.contiguous()
     small = shrink(images, 64)
     draws = torch.rand(BATCH, DRAWS)
     augment = laptop(Component("uniface")).data.augment
 
-    def step(layout: torch.memory_format) -> Callable[[], None]:
-        net = backbones.build("tiny", {}, embedding_size=128).to(memory_format=layout)
+    def step(name: str, layout: torch.memory_format) -> Callable[[], object]:
+        net = backbones.build(name, {}, embedding_size=128)
+        net.to(memory_format=layout)  # type: ignore[call-overload]
+        seen = small if name == "tiny" else images[:8]
+        seen = seen.contiguous(memory_format=layout)
 
         def run() -> None:
             net.zero_grad()
-            net(small).square().sum().backward()
+            net(seen).square().sum().backward()
 
         return run
 
+    def move(fused: bool) -> Callable[[], object]:
+        net = backbones.build("iresnet18", {}, embedding_size=512)
+        weights = [*net.parameters(), nn.Parameter(torch.randn(10_000, 512))]
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        optimizer = torch.optim.SGD(
+            weights, lr=0.1, momentum=0.9, weight_decay=5e-4, fused=fused or None
+        )
+        return optimizer.step
+
     pairs = {
         "tiny, forward and backward: usual layout / channels-last": (
-            step(torch.contiguous_format),
-            step(torch.channels_last),
+            step("tiny", torch.contiguous_format),
+            step("tiny", torch.channels_last),
         ),
+        "iresnet18, forward and backward: usual layout / channels-last": (
+            step("iresnet18", torch.contiguous_format),
+            step("iresnet18", torch.channels_last),
+        ),
+        "normalise: into the usual layout / where the pixels are": (
+            lambda: normalise(pixels).contiguous(),
+            lambda: normalise(pixels),
+        ),
+        "shrink 112 to 64: whole matrices / their blocks": (
+            lambda: matrix @ planes @ matrix.T,
+            lambda: shrink(images, 64),
+        ),
+        "SGD, iresnet18 and 10,000 classes: PyTorch's default / fused": (move(False), move(True)),
         "augment at 112 then shrink / shrink to 64 then augment": (
             lambda: shrink(augment(images, draws), 64),
             lambda: augment(shrink(images, 64), draws),
@@ -74,7 +107,7 @@ def main() -> None:
         print(f"{name}: {result['ratio']:.2f}")
 
 
-def _compare(one: Callable[[], None], two: Callable[[], None]) -> dict[str, float]:
+def _compare(one: Callable[[], object], two: Callable[[], object]) -> dict[str, float]:
     seconds: dict[int, list[float]] = {0: [], 1: []}
     for turn in range(TURNS + 2):
         for which, variant in enumerate((one, two)):
