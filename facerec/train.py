@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from facerec import backbones, checkpoint, history, model_card
+from facerec import backbones, checkpoint, history, model_card, pages
 from facerec import config as configs
 from facerec.checkpoint import Progress
 from facerec.config import ConfigError, TrainConfig
@@ -80,6 +80,7 @@ def train(
     device = _device()
     with ExitStack() as ending:
         ending.enter_context(deterministic(config.deterministic, device))
+        ending.enter_context(pages.kept(device))
         return _train(config, run, report, resume_from, device, ending)
 
 

@@ -14,7 +14,7 @@ FLOORS = [
     [
         *("facerec.domains", "facerec.values", "facerec.draws", "facerec.parallel"),
         *("facerec.queue", "facerec.output", "facerec.version", "facerec.data"),
-        *("facerec.determinism", "facerec.precision"),
+        *("facerec.determinism", "facerec.pages", "facerec.precision"),
     ],
     ["facerec.rows", "facerec.row_optimizer", "facerec.launch", "facerec.checkpoint_files"],
     ["facerec.tree", "facerec.losses", "facerec.backbones"],
