@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
+from inspect import signature
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -26,6 +27,11 @@ from facerec.data.feed import Sent
 from facerec.head import Head
 from facerec.optimizer import clip_gradients
 from facerec.precision import LossScaler, compute_dtype
+
+# Whether buffers are sent anew in each step; its name from PyTorch 2.13 on, and the one before.
+_SYNCED = "forward_sync_buffers"
+if _SYNCED not in signature(DistributedDataParallel).parameters:
+    _SYNCED = "broadcast_buffers"
 
 
 class Measured(NamedTuple):
@@ -76,7 +82,9 @@ class TrainingStep:
         if head.shard.connected and head.trains_backbone:
             ids = [device.index] if device.type == "cuda" else None
             self._network = DistributedDataParallel(
-                backbone, device_ids=ids, broadcast_buffers=False
+                backbone,
+                device_ids=ids,
+                **{_SYNCED: False},  # type: ignore[arg-type]  # the first worker's are kept
             )
         if compiles(config.compile, device):
             self._network = torch.compile(self._network, dynamic=False)  # type: ignore[assignment]
