@@ -26,26 +26,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
-import subprocess
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from evaluation_turns import TURNS, load
-from hardware import processor
+from hardware import ROOT, surroundings
 from PIL import Image
 
 from data_prep.align_work import Photograph, Work, each  # noqa: TID251
 from data_prep.synthetic import faces  # noqa: TID251
 from facerec.data.images import decode
+from facerec.data.writer import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "benchmarks" / "align.json"
 SIZES = {"250 x 250": (250, 250), "640 x 480": (640, 480)}
 TOGETHER = 16
@@ -142,21 +139,13 @@ def draw(folder: Path, size: tuple[int, int]) -> None:
 
 
 def write(results: dict[str, Any]) -> None:
-    commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     described = {
         "command": "python benchmarks/align.py",
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "hardware": processor(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("numpy", "torch", "pillow")},
-        },
+        **surroundings("numpy", "torch", "pillow"),
         "turns": TURNS,
         "results": results,
     }
-    aside = OUT.with_suffix(".part")
-    aside.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    aside.replace(OUT)
+    write_json(OUT, described)
 
 
 if __name__ == "__main__":

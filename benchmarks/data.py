@@ -29,19 +29,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from data_cases import CASES, Inputs, twenty_thousand
 from evaluation_turns import TURNS, load
-from hardware import processor
+from hardware import ROOT, surroundings
 
-ROOT = Path(__file__).resolve().parent.parent
+from facerec.data.writer import write_json
+
 OUT = ROOT / "docs" / "benchmarks" / "data.json"
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -95,23 +94,14 @@ def _child(name: str, shards: Path, small: bool) -> dict[str, Any]:
 
 
 def _write(results: dict[str, Any], images: str) -> None:
-    commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     described = {
         "command": "python benchmarks/data.py",
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "hardware": processor(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("numpy", "torch", "simplejpeg", "pillow")},
-            "pyarrow": metadata.version("pyarrow"),
-        },
+        **surroundings("numpy", "torch", "simplejpeg", "pillow", "pyarrow"),
         "images": images,
         "turns": TURNS,
         "results": results,
     }
-    aside = OUT.with_suffix(".part")
-    aside.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    aside.replace(OUT)
+    write_json(OUT, described)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,9 +39,10 @@ from evaluation_folds import folds
 from evaluation_scores import TemplateSizes, identification, templates
 from evaluation_sets import small_sets
 from evaluation_turns import TURNS, load
-from hardware import processor
+from hardware import ROOT, surroundings
 
-ROOT = Path(__file__).resolve().parent.parent
+from facerec.data.writer import write_json
+
 OUT = ROOT / "docs" / "benchmarks" / "evaluation.json"
 ONE, MANY = "one thread", "default threads"
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -107,21 +105,13 @@ def _child(name: str, how: str, small: bool) -> dict[str, Any]:
 
 
 def _write(results: dict[str, Any]) -> None:
-    commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     described = {
         "command": "python benchmarks/evaluation.py",
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "hardware": processor(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("numpy", "torch", "faiss-cpu")},
-        },
+        **surroundings("numpy", "torch", "faiss-cpu"),
         "turns": TURNS,
         "results": results,
     }
-    aside = OUT.with_suffix(".part")
-    aside.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    aside.replace(OUT)
+    write_json(OUT, described)
 
 
 if __name__ == "__main__":

@@ -26,19 +26,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from evaluation_turns import load
-from hardware import processor
+from hardware import ROOT, surroundings
 from heads_cases import LOSSES, SIZE, Case, errors, memory, naive, ours, times
 
-ROOT = Path(__file__).resolve().parent.parent
+from facerec.data.writer import write_json
+
 OUT = ROOT / "docs" / "benchmarks" / "heads.json"
 CPU = {f"{loss}-{classes}": Case(loss, classes) for classes in (10_000, 100_000) for loss in LOSSES}
 CUDA = {
@@ -102,19 +100,14 @@ def _child(name: str, form: str, device: str, small: bool) -> float:
 
 
 def _write(results: dict[str, Any]) -> None:
-    commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     described = {
         "command": "python benchmarks/heads.py",
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "hardware": f"{processor()}, {torch.get_num_threads()} threads",
+        **surroundings("torch", more=f", {torch.get_num_threads()} threads"),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "embedding_size": SIZE,
         "results": results,
     }
-    aside = OUT.with_suffix(".partial")
-    aside.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, OUT)
+    write_json(OUT, described)
 
 
 if __name__ == "__main__":

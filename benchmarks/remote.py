@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import simplejpeg
+from hardware import ROOT, surroundings
 
 from facerec.data.shards import Shards, Split
 from facerec.data.stream import Stream
@@ -38,7 +38,6 @@ from facerec.data.writer import COLUMNS, describe, write_json, write_table
 TURNS, BATCH, SIZE, GROUP = 5, 512, 112, 256
 LATE = 50  # milliseconds
 WINDOW = 16  # row groups, as the stream shuffles them
-ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "benchmarks" / "remote.json"
 
 
@@ -69,10 +68,8 @@ def main() -> None:
             }
     found = {
         "command": "python benchmarks/remote.py",
-        "commit": _commit(),
-        "hardware": f"{_processor()}, {os.cpu_count()} cores; server on the same machine",
+        **surroundings("pyarrow", more="; server on the same machine"),
         "load": [round(before, 1), round(os.getloadavg()[0], 1)],
-        "versions": {"python": platform.python_version(), "pyarrow": pa.__version__},
         "images": given.groups * GROUP,
         "images_per_second": {
             name: {"median": round(statistics.median(rate)), "turns": [round(one) for one in rate]}
@@ -87,7 +84,7 @@ def main() -> None:
         "requests": requests,
         "megabytes of anonymous memory at the end of an epoch over HTTP": memory,
     }
-    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(given.out, found)
     print(json.dumps(found, indent=1))
 
 
@@ -197,18 +194,6 @@ def _memory(url: str) -> float:
         if line.startswith("RssAnon:"):  # without the mapped files of the cache
             return round(int(line.split()[1]) / 1000, 1)
     raise OSError("no RssAnon: the memory is measured on Linux alone")
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

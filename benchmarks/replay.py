@@ -17,7 +17,6 @@ import json
 import logging
 import math
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +27,13 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 import pyarrow.parquet as pq
+from hardware import ROOT, surroundings
 from numpy.typing import NDArray
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from facerec.config import Component, override
+from facerec.data.writer import write_json
 from facerec.domains import LogUniform, Uniform
 from facerec.presets import laptop
 from facerec.tuning.halving import JournalHalving
@@ -40,7 +41,6 @@ from facerec.tuning.messages import DIVERGED, FINISHED, METRICS, OBJECTIVE, OUTC
 from facerec.tuning.search import JournalSearcher
 from facerec.tuning.sweep import Sweep
 
-ROOT = Path(__file__).resolve().parent.parent
 CURVES = ROOT / "docs" / "benchmarks" / "learning_curves.parquet"
 OUT = ROOT / "docs" / "benchmarks" / "replay.json"
 METRIC = "val.tar"
@@ -239,11 +239,10 @@ def main() -> None:
         )
         for slots in (1, 2)
     }
-    commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     best = np.nanmax(curves.val[:, -1])
     described = {
         "command": "python benchmarks/replay.py",
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
+        **surroundings("numpy", "optuna", "ray"),
         "curves": {"settings": len(curves.candidates), "epochs": EPOCHS, "best": round(best, 4)},
         "standard_error": round(error, 4),
         "random_trials": RANDOM_TRIALS,
@@ -251,7 +250,7 @@ def main() -> None:
         "seeds": given.seeds,
         "results": results,
     }
-    given.out.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    write_json(given.out, described)
     print(json.dumps(results, indent=1))
 
 

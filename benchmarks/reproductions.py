@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +25,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from hardware import processor
+from hardware import ROOT, surroundings
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -43,7 +41,6 @@ from facerec.losses.uniface import BiasInit
 from facerec.presets import laptop
 from facerec.train import Diverged, train
 
-ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "benchmarks" / "reproductions.json"
 
 SMALL = {"loss.margin": 0.2, "loss.scale": 24.0}  # a good start for few identities
@@ -222,9 +219,7 @@ def main() -> None:
             "question": (PARTS[name].__doc__ or "").splitlines()[0],
             "command": f"python benchmarks/reproductions.py SHARDS EVAL_SET {name}"
             f" --epochs {given.epochs:g} --seeds {given.seeds}",
-            "commit": _commit(),
-            "hardware": f"{processor()}, one thread",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            **surroundings("torch", more=", one thread"),
             "data": [Shards(folder).index["source"] for folder in (bench.shards, bench.eval_set)],
             "config": {
                 key: value
@@ -316,12 +311,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "none"
 
 
 if __name__ == "__main__":

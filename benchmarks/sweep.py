@@ -13,9 +13,7 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -23,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
-import torch
-from hardware import processor
+from hardware import ROOT, surroundings
 from ray import tune
 
 from facerec import history
 from facerec.config import Component, TrainConfig, override
+from facerec.data.writer import write_json
 from facerec.domains import LogUniform, Scalar, Uniform
 from facerec.presets import laptop
 from facerec.tuning import cluster, data, trials, tuner
@@ -40,7 +37,6 @@ from facerec.tuning.sweep import Sweep
 from facerec.tuning.trials import Job
 from facerec.tuning.watch import Tables
 
-ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "benchmarks" / "sweep.json"
 SLOTS = 2
 SPACE = {
@@ -58,22 +54,20 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     given = parser.parse_args()
     found = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
-    commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     for name in given.parts or parts:
         load = os.getloadavg()[0]
         result = parts[name](given.turns)
-        result["commit"] = subprocess.run(commit, capture_output=True, text=True).stdout.strip()
+        about = surroundings("torch", "ray", "optuna")
+        result["commit"] = about.pop("commit")
         result["load_before_and_after"] = [round(load, 1), round(os.getloadavg()[0], 1)]
         found[name] = result
         print(f"{name}: {json.dumps(result)}", flush=True)
-        versions = {"python": platform.python_version(), "torch": torch.__version__}
         described = {
             "command": "python benchmarks/sweep.py",
-            "hardware": processor(),
-            "versions": {**versions, "ray": ray.__version__, "optuna": optuna.__version__},
+            **about,
             **{part: found[part] for part in parts if part in found},
         }
-        OUT.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        write_json(OUT, described)
 
 
 def _base() -> TrainConfig:

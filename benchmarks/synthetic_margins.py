@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import shlex
 import statistics
 import subprocess
@@ -25,11 +24,12 @@ from typing import Any
 
 import matplotlib
 import torch
-from hardware import processor
+from hardware import ROOT, surroundings
 from rich.console import Console
 from rich.table import Table
 
 from facerec.config import Component, flatten, override
+from facerec.data.writer import write_json
 from facerec.presets import laptop
 from facerec.train import train
 
@@ -41,7 +41,6 @@ SEEDS = (1, 2, 3)
 METRIC = "val.tar"
 LOW, HIGH, DEVIATIONS = 0.3, 0.95, 2.0  # what the data set promises
 
-ROOT = Path(__file__).resolve().parent.parent
 SCORES = ROOT / "docs" / "benchmarks" / "synthetic_margins.json"
 FIGURE = ROOT / "docs" / "images" / "synthetic_margins.png"
 
@@ -61,9 +60,7 @@ def _measure() -> None:
     base = laptop(Component("uniface"))
     results: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
-        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
-        "hardware": f"{processor()}, one thread per training",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **surroundings("torch", more=", one thread per training"),
         "metric": METRIC,
         "runs": [],
     }
@@ -85,7 +82,7 @@ def _measure() -> None:
                 kept |= {"loss.margin": margin, "seed": seed, "cpu_seconds": round(cpu, 1)}
                 results["runs"].append(kept)
                 SCORES.parent.mkdir(parents=True, exist_ok=True)
-                SCORES.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+                write_json(SCORES, results)
 
 
 def _scores(results: dict[str, Any]) -> dict[float, list[float]]:

@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -38,10 +37,11 @@ from typing import Any
 
 import torch
 from evaluation_turns import TURNS, load
-from hardware import processor
+from hardware import ROOT, surroundings
 from train_loops import Task
 
-ROOT = Path(__file__).resolve().parent.parent
+from facerec.data.writer import write_json
+
 OUT = ROOT / "docs" / "benchmarks" / "train.json"
 CASES = {  # (net, batch, steps of a turn, workers, compile)
     "cpu": {
@@ -162,12 +162,9 @@ def _answer(process: subprocess.Popen[str], side: str) -> str:
 
 def _write(device: str, name: str, result: dict[str, Any], shards: Path | None) -> None:
     found = json.loads(OUT.read_text()) if OUT.exists() else {}
-    commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    accelerator = device == "cuda"
     result |= {
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "hardware": torch.cuda.get_device_name() if accelerator else processor(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **surroundings("torch"),
+        **({"hardware": torch.cuda.get_device_name()} if device == "cuda" else {}),
         "images": shards.name if shards else "drawn faces",
     }
     rows = {kind: found.get("results", {}).get(kind, {}) for kind in CASES}
@@ -176,9 +173,7 @@ def _write(device: str, name: str, result: dict[str, Any], shards: Path | None) 
         kind: {key: own for key in CASES[kind] if (own := rows[kind].get(key))} for kind in CASES
     }
     described = {"command": "python benchmarks/train.py", "turns": TURNS, "results": rows}
-    aside = OUT.with_suffix(".part")
-    aside.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    aside.replace(OUT)
+    write_json(OUT, described)
 
 
 if __name__ == "__main__":

@@ -9,26 +9,22 @@ commit. The whole step, against loops as others write them, is `benchmarks/train
 
 from __future__ import annotations
 
-import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from hardware import processor
+from hardware import ROOT, surroundings
 from torch import nn
 
 from facerec import backbones
 from facerec.backbones.base import shrink
 from facerec.config import Component
 from facerec.data.augment import DRAWS, normalise
+from facerec.data.writer import write_json
 from facerec.presets import laptop
 
-ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "benchmarks" / "training_step.json"
 TURNS = 15
 BATCH = 64
@@ -93,16 +89,13 @@ def main() -> None:
         ),
     }
     results = {name: _compare(*variants) for name, variants in pairs.items()}
-    commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     described = {
         "command": "python benchmarks/training_step.py",
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "hardware": f"{processor()}, one thread",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **surroundings("torch", more=", one thread"),
         "batch": BATCH,
         "results": results,
     }
-    OUT.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    write_json(OUT, described)
     for name, result in results.items():
         print(f"{name}: {result['ratio']:.2f}")
 

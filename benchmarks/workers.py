@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,17 +27,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from hardware import processor
+from hardware import ROOT, surroundings
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from facerec import backbones, launch
 from facerec import step as steps
 from facerec.config import Component, override
+from facerec.data.writer import write_json
 from facerec.presets import laptop
 from facerec.train import train
 
-ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "benchmarks" / "workers.json"
 TURNS = 5
 IDENTITIES, IMAGES, BATCH, SIZE = 200, 12, 128, 128
@@ -53,13 +52,10 @@ def main() -> None:
         words += ["--images", str(IMAGES)]
         subprocess.run([sys.executable, "-m", "data_prep", *words], cwd=ROOT, check=True)
         results = {name: case(folder, rate) for name, rate in CASES.items()}
-    commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     described = {
         "command": "python benchmarks/workers.py",
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "hardware": f"{processor()}; a thread for each worker",
+        **surroundings("torch", more="; a thread for each worker"),
         "load_average": [round(load, 2) for load in os.getloadavg()],
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "backbone": "tiny",
         "loss": "cosface",
         "classes": IDENTITIES,
@@ -68,7 +64,7 @@ def main() -> None:
         "turns": TURNS,
         "results": results,
     }
-    OUT.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    write_json(OUT, described)
     print(json.dumps(results, indent=2))
 
 
